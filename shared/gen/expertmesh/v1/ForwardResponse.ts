@@ -1,0 +1,23 @@
+// Original file: proto/expertmesh/v1/expert.proto
+
+import type { Long } from '@grpc/proto-loader';
+
+export interface ForwardResponse {
+  'call'?: (number | string | Long);
+  'code'?: (number);
+  'message'?: (string);
+  'compute_us'?: (number);
+  'wait_us'?: (number);
+  'rows'?: (Buffer | Uint8Array | string);
+  'crc'?: (number);
+}
+
+export interface ForwardResponse__Output {
+  'call': (number);
+  'code': (number);
+  'message': (string);
+  'compute_us': (number);
+  'wait_us': (number);
+  'rows': (Buffer);
+  'crc': (number);
+}

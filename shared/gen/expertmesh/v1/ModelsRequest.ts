@@ -1,0 +1,8 @@
+// Original file: proto/expertmesh/v1/inference.proto
+
+
+export interface ModelsRequest {
+}
+
+export interface ModelsRequest__Output {
+}

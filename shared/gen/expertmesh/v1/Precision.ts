@@ -1,0 +1,17 @@
+// Original file: proto/expertmesh/v1/expert.proto
+
+export const Precision = {
+  PRECISION_UNSPECIFIED: 'PRECISION_UNSPECIFIED',
+  PRECISION_FP32: 'PRECISION_FP32',
+  PRECISION_INT8: 'PRECISION_INT8',
+} as const;
+
+export type Precision =
+  | 'PRECISION_UNSPECIFIED'
+  | 0
+  | 'PRECISION_FP32'
+  | 1
+  | 'PRECISION_INT8'
+  | 2
+
+export type Precision__Output = typeof Precision[keyof typeof Precision]
