@@ -1,0 +1,68 @@
+import type { Precision } from '../../../shared/model/config.ts'
+import { attentionGraph, cacheArrays } from '../../../shared/model/graph/attend.ts'
+import type { Graph } from '../../../shared/model/graph/onnx.ts'
+import { modelHash, openModel } from '../../../shared/model/open.ts'
+import { hasShared, type Part, partGraph, shardName } from '../../../shared/model/part.ts'
+import { openRope } from '../../../shared/model/rope.ts'
+import { openSession, type Session } from '../../../shared/model/session.ts'
+import { shardFolder } from '../../../shared/model/shard.ts'
+import { KvCache } from './cache.ts'
+import type { Forward } from './step.ts'
+
+export type ForwardOptions = {
+  modelDir: string
+  cacheDir: string
+  precision: Precision
+  /** Threads inside one operator. */
+  threads: number
+  kvMemoryBytes: number
+} & Pick<Forward, 'locate' | 'limits' | 'observe'>
+
+/** Token rows of a cache block: the smallest capacity at which attention's bits do not depend on capacity. */
+export const blockRows = 128
+
+/** Opens the gateway's side of a model: its shards must be on disk. */
+export const openForward = async (options: ForwardOptions): Promise<Forward> => {
+  const { modelDir, cacheDir, precision, threads, kvMemoryBytes, locate, limits, observe } = options
+  const model = await openModel(modelDir)
+  const { config } = model
+  const folder = shardFolder(cacheDir, await modelHash(model, precision, cacheDir))
+  const openGraph = (graph: Graph, shard: string) => openSession(graph, { folder, shard, threads, device: 'cpu' })
+  const openPart = (part: Part) => openGraph(partGraph(config, part, precision), shardName(part))
+  const perLayer = async <T>(open: (layer: number) => Promise<T>): Promise<T[]> => {
+    const opened: T[] = []
+    for (const layer of config.layers.keys()) opened.push(await open(layer))
+    return opened
+  }
+  const readBias = (layer: number): Promise<Float32Array> => model.checkpoint.read(model.weights.layer(layer, 'router.bias'))
+  const biased = (layer: number): boolean => config.moe.router.bias && config.layers[layer].ffn === 'sparse'
+  const forward = {
+    config,
+    rope: openRope(config.positions),
+    cache: new KvCache({ layers: config.layers.length, arrays: cacheArrays(config), blockRows, memoryBytes: kvMemoryBytes }),
+    embed: await openPart({ kind: 'embed' }),
+    attend: {
+      project: await perLayer((layer) => openPart({ kind: 'project', layer })),
+      output: await perLayer((layer) => openPart({ kind: 'output', layer })),
+      attention: await openGraph(attentionGraph(config, false), ''),
+      windowed: await openGraph(attentionGraph(config, true), ''),
+    },
+    shared: await perLayer(async (layer) => (hasShared(config, layer) ? openPart({ kind: 'shared', layer }) : null)),
+    bias: await perLayer(async (layer) => (biased(layer) ? readBias(layer) : null)),
+    head: await openPart({ kind: 'head' }),
+    locate,
+    limits,
+    observe,
+  }
+  await model.close()
+  return forward
+}
+
+/** Releases the sessions and the cache. */
+export const closeForward = async (forward: Forward): Promise<void> => {
+  const { attend, shared } = forward
+  const sessions: (Session | null)[] = [forward.embed, forward.head, attend.attention, attend.windowed, ...attend.project, ...attend.output, ...shared]
+  for (const session of sessions) await session?.close()
+  forward.cache.close()
+}
+

@@ -1,0 +1,67 @@
+import type { Router } from '../../../shared/model/config.ts'
+
+/** T rows' experts, ascending by id, and their gate weights: both [T,K]. */
+export type Routes = { topK: number; ids: Uint32Array; weights: Float32Array }
+
+/**
+ * Chooses K experts for every row. affinity [T,E] are the router's scores in fp32, bias [E] is added for selection only. Ties go to the
+ * lowest id. Formulas: DeepSeekMoE (arXiv:2401.06066) eq. 10, DeepSeek-V2 §2.2.2 (group maximum), DeepSeek-V3 (arXiv:2412.19437) §2.1.2
+ * (sum of a group's two best, weights without the bias).
+ */
+export const route = (affinity: Float32Array, experts: number, topK: number, router: Router, bias: Float32Array | null): Routes => {
+  const rows = affinity.length / experts
+  const ids = new Uint32Array(rows * topK)
+  const weights = new Float32Array(rows * topK)
+  const choice = new Float32Array(experts)
+  for (let row = 0; row < rows; row++) {
+    const scores = affinity.subarray(row * experts, (row + 1) * experts)
+    for (let e = 0; e < experts; e++) choice[e] = bias ? scores[e] + bias[e] : scores[e]
+    if (router.groups) keepBestGroups(choice, router.groups)
+    const chosen = ids.subarray(row * topK, (row + 1) * topK)
+    takeLargest(choice, chosen)
+    chosen.sort()
+    weigh(scores, chosen, router, weights.subarray(row * topK, (row + 1) * topK))
+  }
+  return { topK, ids, weights }
+}
+
+/** Fills ids with the indices of the largest values, best first, and strikes them out of values. */
+const takeLargest = (values: Float32Array, ids: Uint32Array): void => {
+  for (let k = 0; k < ids.length; k++) {
+    let best = 0
+    for (let e = 1; e < values.length; e++) if (values[e] > values[best]) best = e
+    ids[k] = best
+    values[best] = STRUCK
+  }
+}
+
+/** Below every score a struck-out expert could compete with; NaN scores are refused before routing. */
+const STRUCK = -Infinity
+
+const keepBestGroups = (choice: Float32Array, { count, keep, score }: NonNullable<Router['groups']>): void => {
+  const size = choice.length / count
+  const groupScores = new Float32Array(count)
+  for (let group = 0; group < count; group++) {
+    let first = STRUCK
+    let second = STRUCK
+    for (const value of choice.subarray(group * size, (group + 1) * size)) {
+      if (value > first) {
+        second = first
+        first = value
+      } else if (value > second) second = value
+    }
+    groupScores[group] = score === 'max' ? first : first + second
+  }
+  const kept = new Uint32Array(keep)
+  takeLargest(groupScores, kept)
+  for (let group = 0; group < count; group++) {
+    if (!kept.includes(group)) choice.fill(STRUCK, group * size, (group + 1) * size)
+  }
+}
+
+const weigh = (scores: Float32Array, ids: Uint32Array, { renormalise, scale }: Router, weights: Float32Array): void => {
+  let sum = 0
+  for (const id of ids) sum = Math.fround(sum + scores[id])
+  const divisor = renormalise ? Math.fround(sum + renormalise.epsilon) : 1
+  for (let k = 0; k < ids.length; k++) weights[k] = Math.fround(scores[ids[k]] / divisor) * scale
+}

@@ -1,0 +1,86 @@
+import type { ModelConfig } from '../../../shared/model/config.ts'
+import type { Rope } from '../../../shared/model/rope.ts'
+import type { Session } from '../../../shared/model/session.ts'
+import { type AttendSessions, type Attended, attend } from './attend.ts'
+import type { Span } from '../batch/schedule.ts'
+import { type Batch, checkFinite, makeBatch } from './batch.ts'
+import type { KvCache } from './cache.ts'
+import { combine } from './combine.ts'
+import { type DispatchLimits, dispatch, type Locate } from './dispatch.ts'
+import { embed } from './embed.ts'
+import { head } from './head.ts'
+import { type Routes, route } from './route.ts'
+import { runShared } from './shared.ts'
+
+/** Everything a step reads; opened once per model. */
+export type Forward = {
+  config: ModelConfig
+  rope: Rope
+  cache: KvCache
+  embed: Session
+  attend: AttendSessions
+  shared: readonly (Session | null)[]
+  /** Router biases [E] by layer. */
+  bias: readonly (Float32Array | null)[]
+  head: Session
+  locate: Locate
+  limits: DispatchLimits
+  observe(layer: number, routes: Routes, spent: LayerTimes): void
+}
+
+/** Milliseconds of one layer. */
+export type LayerTimes = { attendMs: number; dispatchMs: number; sharedMs: number; waitMs: number; combineMs: number; bytes: number }
+
+/** Logits of the rows that were asked for: row i of the batch's list is logits[i·V, (i+1)·V). */
+export type StepResult = { batch: Batch; logits: Float32Array }
+
+/**
+ * One pass of the spans through all layers; `wanted` names the batch rows whose logits are needed.
+ * T token rows, H hidden, E experts, K experts per token, V vocabulary.
+ */
+export const step = async (
+  forward: Forward,
+  spans: readonly Span[],
+  wanted: (batch: Batch) => readonly number[],
+  signal: AbortSignal,
+): Promise<StepResult> => {
+  const { config } = forward
+  const batch = makeBatch(spans, forward.rope, config.positions.dim)
+  let h = await embed(forward.embed, batch) // [T,H]
+  for (let layer = 0; layer < config.layers.length; layer++) {
+    h = await runLayer(forward, layer, h, batch, signal)
+  }
+  const logits = await head(forward.head, h, config.hidden, wanted(batch)) // [n,V]
+  return { batch, logits }
+}
+
+const runLayer = async (forward: Forward, layer: number, h: Float32Array, batch: Batch, signal: AbortSignal): Promise<Float32Array> => {
+  const { config, locate, limits } = forward
+  const begun = performance.now()
+  const a = await attend(config, forward.attend, forward.cache, layer, h, batch) // a.h [T,H], a.affinity [T,E]
+  checkFinite(batch, layer, a, config)
+  const attended = performance.now()
+  const routes = chooseExperts(forward, layer, a) // ids, weights [T,K]
+  const handle = await dispatch(locate, layer, config.hidden, a, routes, limits, signal)
+  const sent = performance.now()
+  const s = await runShared(config, forward.shared[layer], layer, a) // [T,H], while the experts compute
+  const computed = performance.now()
+  const rows = await handle.rows
+  const arrived = performance.now()
+  const combined = combine(a.h, s, routes, rows, config.hidden) // [T,H]
+  forward.observe(layer, routes, {
+    attendMs: attended - begun,
+    dispatchMs: sent - attended,
+    sharedMs: computed - sent,
+    waitMs: arrived - computed,
+    combineMs: performance.now() - arrived,
+    bytes: handle.requestBytes + rows.sources.reduce((sum, { byteLength }) => sum + byteLength, 0),
+  })
+  return combined
+}
+
+/** A dense layer is a sparse one whose tokens choose no expert. */
+const chooseExperts = ({ config: { moe }, bias }: Forward, layer: number, { affinity }: Attended): Routes =>
+  affinity
+    ? route(affinity, moe.experts, moe.topK, moe.router, bias[layer])
+    : { topK: 0, ids: new Uint32Array(0), weights: new Float32Array(0) }

@@ -1,0 +1,99 @@
+import type { MessagePort, Worker } from 'node:worker_threads'
+import type { Precision } from '../../shared/model/config.ts'
+import { Code } from '../../shared/errors.ts'
+import type { Limits } from './batch/schedule.ts'
+import type { DispatchLimits } from './forward/dispatch.ts'
+import type { LayerTimes } from './forward/step.ts'
+import type { Topology } from './placement/locate.ts'
+import type { Engine, EngineEvent, GenerationRequest } from './sequence.ts'
+
+/** What the engine thread needs to start. */
+export type EngineSetup = {
+  modelDir: string
+  cacheDir: string
+  precision: Precision
+  modelHash: string
+  threads: number
+  kvMemoryBytes: number
+  limits: Limits
+  dispatch: DispatchLimits
+  /** null: the experts live in the engine thread itself. */
+  topology: Topology | null
+  token: string | null
+}
+
+export type ToEngine = { kind: 'submit'; request: GenerationRequest } | { kind: 'cancel'; id: string } | { kind: 'stop' }
+
+/** What the engine did since the last report. Times are summed over layers, in milliseconds. */
+export type EngineReport = {
+  steps: number
+  rows: number
+  times: LayerTimes
+  /** Token rows through experts: [layer][expert]. */
+  expertRows: readonly (readonly number[])[]
+  cacheShare: number
+  waiting: number
+  running: number
+}
+
+export type FromEngine =
+  | { kind: 'ready' }
+  | { kind: 'events'; events: readonly EngineEvent[] }
+  | { kind: 'report'; report: EngineReport }
+  | { kind: 'stopped' }
+
+/** The main thread's end of the engine: an Engine, whose events come back in order. */
+export type EnginePort = Engine & { stop(): Promise<void> }
+
+/** Speaks to an engine thread. When the thread dies, every request with it fails UNAVAILABLE and onDeath is told why. */
+export const connectEngine = (
+  thread: Worker,
+  { onReport, onDeath }: { onReport(report: EngineReport): void; onDeath(error: Error): void },
+): Promise<EnginePort> => {
+  const listeners = new Map<string, (event: EngineEvent) => void>()
+  const post = (message: ToEngine): void => thread.postMessage(message)
+  let stopped = (): void => {}
+  const deliver = (event: EngineEvent): void => {
+    const listener = listeners.get(event.id)
+    if (event.kind === 'failed' || (event.kind === 'token' && event.finish !== null)) listeners.delete(event.id)
+    listener?.(event)
+  }
+  const die = (error: Error): void => {
+    const message = `the engine stopped: ${error.message}`
+    for (const id of [...listeners.keys()]) deliver({ kind: 'failed', id, code: Code.UNAVAILABLE, message })
+    onDeath(error)
+  }
+  const port: EnginePort = {
+    submit(request, onEvent) {
+      listeners.set(request.id, onEvent)
+      post({ kind: 'submit', request })
+    },
+    cancel(id) {
+      listeners.delete(id)
+      post({ kind: 'cancel', id })
+    },
+    stop: () =>
+      new Promise((resolve) => {
+        stopped = resolve
+        post({ kind: 'stop' })
+      }),
+  }
+  return new Promise((resolve, reject) => {
+    thread.on('error', (error) => {
+      reject(error)
+      die(error)
+    })
+    thread.on('message', (message: FromEngine) => {
+      if (message.kind === 'events') for (const event of message.events) deliver(event)
+      else if (message.kind === 'report') onReport(message.report)
+      else if (message.kind === 'ready') resolve(port)
+      else stopped()
+    })
+  })
+}
+
+/** The engine thread's end: hands messages on, one at a time. */
+export const listen = (port: MessagePort, onMessage: (message: ToEngine) => void): ((message: FromEngine) => void) => {
+  port.on('message', onMessage)
+  return (message) => port.postMessage(message)
+}

@@ -1,0 +1,132 @@
+import assert from 'node:assert/strict'
+import type { ModelConfig, Precision } from './config.ts'
+import { modelHash, openModel } from './open.ts'
+import { type LayerExperts, partGraph, shardName } from './part.ts'
+import { type Device, float32, openSession, type Session, uint8 } from './session.ts'
+import { shardFolder } from './shard.ts'
+
+/** Token rows of one layer, each once, and the assignments: row rowIndex[i] goes through expert expert[i]. */
+export type ExpertFrame = {
+  layer: number
+  rowCount: number
+  hidden: number
+  /** [T,H] float32, or with int8 uint8 around 128. */
+  rows: Float32Array | Uint8Array
+  /** [T], int8 only: the row is (rows − 128) · scale / 127. */
+  rowScale: Float32Array | null
+  /** [A] */
+  rowIndex: Uint32Array
+  /** [A], ascending. */
+  expert: Uint32Array
+}
+
+/** Experts of one model, ready to run in this thread. */
+export type Experts = {
+  readonly config: ModelConfig
+  readonly heldBytes: number
+  holds(layer: number, expert: number): boolean
+  held(): { layer: number; experts: number[] }[]
+  /** Opens an expert whose shard is on disk, and warms it. */
+  load(layer: number, expert: number): Promise<void>
+  unload(layer: number, expert: number): Promise<void>
+  /** Unweighted rows [A,H], in the order of the assignments. Blocks the thread while a kernel runs. */
+  run(frame: ExpertFrame): Promise<Float32Array>
+  close(): Promise<void>
+}
+
+export type ExpertsOptions = { modelDir: string; cacheDir: string; precision: Precision; device: Device; threads: number }
+
+export const openExperts = async (options: ExpertsOptions): Promise<Experts> => {
+  const { modelDir, cacheDir, precision, device, threads } = options
+  const model = await openModel(modelDir)
+  const { config } = model
+  const folder = shardFolder(cacheDir, await modelHash(model, precision, cacheDir))
+  await model.close()
+  const shardBytes = partGraph(config, { kind: 'expert', layer: 0, expert: 0 }, precision).shardBytes
+  const sessions = new Map<string, Session>()
+
+  const load = async (layer: number, expert: number): Promise<void> => {
+    if (sessions.has(key(layer, expert))) return
+    const part = { kind: 'expert', layer, expert } as const
+    const session = await openSession(partGraph(config, part, precision), { folder, shard: shardName(part), threads, device })
+    const warmth = new Float32Array(config.hidden)
+    await runRows(session, device, precision === 'fp32' ? warmth : new Uint8Array(config.hidden), new Float32Array(1), config.hidden)
+    sessions.set(key(layer, expert), session)
+  }
+
+  const run = async (frame: ExpertFrame): Promise<Float32Array> => {
+    const { rows, rowScale, rowIndex, expert, hidden, layer } = frame
+    const results = new Float32Array(rowIndex.length * hidden)
+    for (let begin = 0; begin < expert.length; ) {
+      let end = begin + 1
+      while (end < expert.length && expert[end] === expert[begin]) end++
+      const session = sessions.get(key(layer, expert[begin]))
+      assert(session, `expert ${expert[begin]} of layer ${layer} is not held`)
+      const index = rowIndex.subarray(begin, end)
+      const x = gather(rows, index, hidden)
+      results.set(await runRows(session, device, x, rowScale && gather(rowScale, index, 1), hidden), begin * hidden)
+      begin = end
+    }
+    return results
+  }
+
+  return {
+    config,
+    get heldBytes() {
+      return sessions.size * shardBytes
+    },
+    holds: (layer, expert) => sessions.has(key(layer, expert)),
+    held: () => heldExperts([...sessions.keys()]),
+    load,
+    async unload(layer, expert) {
+      const session = sessions.get(key(layer, expert))
+      sessions.delete(key(layer, expert))
+      await session?.close()
+    },
+    run,
+    async close() {
+      for (const session of sessions.values()) await session.close()
+      sessions.clear()
+    },
+  }
+}
+
+const key = (layer: number, expert: number): string => `${layer}/${expert}`
+
+const heldExperts = (keys: readonly string[]): { layer: number; experts: number[] }[] => {
+  const layers = new Map<number, number[]>()
+  for (const [layer, expert] of keys.map((k) => k.split('/').map(Number))) {
+    layers.set(layer, [...(layers.get(layer) ?? []), expert])
+  }
+  return [...layers].map(([layer, experts]): LayerExperts & { experts: number[] } => ({ layer, experts: experts.sort((a, b) => a - b) }))
+}
+
+/** Rows by index: [n,width]. */
+const gather = <A extends Float32Array | Uint8Array>(rows: A, index: Uint32Array, width: number): A => {
+  const picked = (rows instanceof Uint8Array ? new Uint8Array(index.length * width) : new Float32Array(index.length * width)) as A
+  for (let i = 0; i < index.length; i++) picked.set(rows.subarray(index[i] * width, (index[i] + 1) * width) as never, i * width)
+  return picked
+}
+
+/** On a GPU a row's bits may depend on the number of rows, so it is padded to the next of these. */
+const TILES = [16, 64, 256, 1024, 4096]
+
+const runRows = async (
+  session: Session,
+  device: Device,
+  rows: Float32Array | Uint8Array,
+  scale: Float32Array | null,
+  hidden: number,
+): Promise<Float32Array> => {
+  const count = rows.length / hidden
+  const padded = device === 'cpu' ? count : (TILES.find((tile) => tile >= count) ?? count)
+  if (rows instanceof Float32Array) {
+    const x = padded === count ? rows : new Float32Array(padded * hidden)
+    if (x !== rows) x.set(rows)
+    const { y } = await session.run({ rows: float32(x, [padded, hidden]) })
+    return (y.data as Float32Array).subarray(0, count * hidden)
+  }
+  assert(scale && padded === count)
+  const { y } = await session.run({ rows: uint8(rows, [count, hidden]), scale: float32(scale, [count, 1]) })
+  return y.data as Float32Array
+}

@@ -1,0 +1,66 @@
+import type { Precision } from '../config.ts'
+import type { Graph, Value } from './onnx.ts'
+
+/**
+ * A row block as a matrix sees it. fp32: the rows [T,in]. int8: each row quantised by itself, rows ≈ (q − 128) · scale / 127,
+ * so that no row's bits depend on its neighbours (one scale per tensor would mix them).
+ */
+export type Rows = { kind: 'fp32'; x: Value } | { kind: 'int8'; q: Value; scale: Value }
+
+/** Below this a row counts as zero; keeps 0/0 out of the graph. */
+const SMALLEST_SCALE = 1e-30
+
+const QUANTUM = 1 / 127
+const ZERO = 128
+
+/** Quantises each row of x [T,in] by its largest magnitude to uint8 [T,in] and scale [T,1]. */
+export const quantise = (g: Graph, x: Value): { q: Value; scale: Value } => {
+  const axes = g.constant('int64', [1], [-1])
+  const largest = g.op('ReduceMax', [g.op('Abs', [x]), axes], { keepdims: 1 })
+  const scale = g.op('Max', [largest, g.constant('float32', [], [SMALLEST_SCALE])])
+  const unit = g.op('Div', [x, scale])
+  const q = g.op('QuantizeLinear', [unit, g.constant('float32', [], [QUANTUM]), g.constant('uint8', [], [ZERO])])
+  return { q, scale }
+}
+
+/** x [T,in] in the form matrices of this precision take. */
+export const asRows = (g: Graph, x: Value, precision: Precision): Rows =>
+  precision === 'fp32' ? { kind: 'fp32', x } : { kind: 'int8', ...quantise(g, x) }
+
+/** Declares rows as inputs of a graph: `rows` [T,width], and `scale` [T,1] with int8. */
+export const inputRows = (g: Graph, width: number, precision: Precision): Rows =>
+  precision === 'fp32'
+    ? { kind: 'fp32', x: g.input('rows', 'float32', ['T', width]) }
+    : { kind: 'int8', q: g.input('rows', 'uint8', ['T', width]), scale: g.input('scale', 'float32', ['T', 1]) }
+
+/**
+ * rows [T,in] · weight [in,out] → [T,out]. With int8 the weights are uint8 around 128 with one scale per output channel, and
+ * sums are exact integers. Unsigned weights, because u8×s8 saturates on AVX2 processors without VNNI.
+ */
+export const linear = (g: Graph, rows: Rows, name: string, inWidth: number, outWidth: number): Value => {
+  if (rows.kind === 'fp32') return g.op('MatMul', [rows.x, g.weight(name, 'float32', [inWidth, outWidth])])
+  const weight = g.weight(name, 'uint8', [inWidth, outWidth])
+  const scale = g.weight(`${name}.scale`, 'float32', [outWidth])
+  const zero = g.constant('uint8', [], [ZERO])
+  const quantum = g.constant('float32', [], [QUANTUM])
+  const inputs = [rows.q, weight, quantum, scale, zero, zero]
+  const product = g.ops('MatMulIntegerToFloat', inputs, 1, {}, 'com.microsoft')[0]
+  return g.op('Mul', [product, rows.scale])
+}
+
+/** linear with a bias [out] where the checkpoint has one. */
+export const biased = (g: Graph, rows: Rows, name: string, inWidth: number, outWidth: number, bias: boolean): Value => {
+  const y = linear(g, rows, name, inWidth, outWidth)
+  return bias ? g.op('Add', [y, g.weight(`${name}.bias`, 'float32', [outWidth])]) : y
+}
+
+/** RMS norm over the last axis (Zhang & Sennrich 2019): w · x / sqrt(mean(x²) + eps). */
+export const rmsNorm = (g: Graph, x: Value, name: string, width: number, eps: number): Value =>
+  g.op('RMSNormalization', [x, g.weight(name, 'float32', [width])], { axis: -1, epsilon: { float: eps } })
+
+export const reshape = (g: Graph, x: Value, dims: readonly number[]): Value =>
+  g.op('Reshape', [x, g.constant('int64', [dims.length], dims)])
+
+/** Cuts x along an axis into pieces of these sizes. */
+export const split = (g: Graph, x: Value, axis: number, sizes: readonly number[]): Value[] =>
+  g.ops('Split', [x, g.constant('int64', [sizes.length], sizes)], sizes.length, { axis })

@@ -1,0 +1,177 @@
+import { createHash, type Hash } from 'node:crypto'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Code, MeshError } from '../errors.ts'
+import type { ModelConfig } from './config.ts'
+import { attentionGraph, outputGraph, projectGraph } from './graph/attend.ts'
+import { expertGraph } from './graph/ffn.ts'
+import { inputRows, linear } from './graph/linear.ts'
+import { Graph } from './graph/onnx.ts'
+import { type Device, float32, int64, openSession, type Session, type Tensor, uint8 } from './session.ts'
+
+/**
+ * A process's numeric class is measured, not declared: fixed rows go through the real graphs, with the real session options, in blocks of
+ * every size. Equal classes compute equal bits. A process whose result for a row depends on the rows beside it is refused.
+ */
+export type ProbeOptions = { device: Device; threads: number }
+
+const HIDDEN = 96
+const ROWS = 64
+const BLOCKS = [1, 2, 3, 16, ROWS]
+
+/** Odd sizes on purpose: tails of vector loops are where kernels differ. */
+const config: ModelConfig = {
+  family: 'probe',
+  vocabulary: 32,
+  hidden: HIDDEN,
+  contextLength: 128,
+  norm: { kind: 'rms', placement: 'pre', eps: 1e-6 },
+  positions: { kind: 'rope', layout: 'half', dim: 20, theta: 10_000, scaling: { kind: 'none' } },
+  attention: {
+    kind: 'gqa',
+    heads: 4,
+    kvHeads: 2,
+    headDim: 20,
+    scale: 20 ** -0.5,
+    bias: { q: false, k: false, v: false, o: false },
+    qkNorm: 'head',
+    clip: null,
+  },
+  activation: 'silu',
+  denseWidth: 44,
+  moe: {
+    experts: 7,
+    topK: 2,
+    width: 44,
+    router: { score: 'softmax', bias: false, groups: null, renormalise: null, scale: 1 },
+    sharedWidth: 0,
+    sharedGate: false,
+  },
+  layers: [{ ffn: 'sparse', window: null }],
+  tied: false,
+  bos: null,
+  eos: [],
+}
+
+/** @returns SHA-256, hex. @throws MeshError FAILED_PRECONDITION when a row's result here depends on its neighbours, or int8 is not exact. */
+export const numericClass = async (options: ProbeOptions): Promise<string> => {
+  const folder = await mkdtemp(join(tmpdir(), 'expertmesh-probe-'))
+  const hash = createHash('sha256')
+  const check = async (name: string, graph: Graph, feeds: Feeds): Promise<void> => {
+    const session = await openProbe(folder, name, graph, options)
+    await checkBlocks(name, session, feeds, hash)
+    await session.close()
+  }
+  try {
+    // A GPU runs experts alone, from float weights.
+    const cpu = options.device === 'cpu'
+    for (const precision of cpu ? (['fp32', 'int8'] as const) : (['fp32'] as const)) {
+      await check(`expert-${precision}`, expertGraph(config, precision), precision === 'fp32' ? floatRows : byteRows)
+      if (!cpu) continue
+      await check(`project-${precision}`, projectGraph(config, precision), hiddenRows)
+      await check(`output-${precision}`, outputGraph(config, 0, precision), mixedRows)
+    }
+    if (cpu) {
+      await check('attention', attentionGraph(config, false), cachedRows)
+      await checkExact(folder, options)
+    }
+    return hash.digest('hex')
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+/** Inputs of a graph for the fixed rows [begin, end). */
+type Feeds = (begin: number, end: number) => Record<string, Tensor>
+
+const wave = (length: number, seed: number): Float32Array => Float32Array.from({ length }, (_, i) => noise(seed + i))
+
+/** A fixed number in [-1, 1), made from integers alone so that every machine makes the same. */
+const noise = (i: number): number => {
+  let x = Math.imul(i + 0x9e3779b9, 0x85ebca6b)
+  x = Math.imul(x ^ (x >>> 15), 0xc2b2ae35)
+  return ((x ^ (x >>> 13)) >>> 0) / 2 ** 31 - 1
+}
+
+const block = (values: Float32Array, width: number, begin: number, end: number): Tensor =>
+  float32(values.slice(begin * width, end * width), [end - begin, width])
+
+const rows = wave(ROWS * HIDDEN, 1)
+const mixed = wave(ROWS * 80, 2)
+const angles = wave(ROWS * 10, 3)
+const keys = wave(2 * 128 * 20, 4)
+
+const floatRows: Feeds = (begin, end) => ({ rows: block(rows, HIDDEN, begin, end) })
+const hiddenRows: Feeds = (begin, end) => {
+  const turn = () => float32(angles.slice(begin * 10, end * 10), [1, end - begin, 10])
+  return { h: block(rows, HIDDEN, begin, end), cos: turn(), sin: turn() }
+}
+const mixedRows: Feeds = (begin, end) => ({ h: block(rows, HIDDEN, begin, end), mixed: block(mixed, 80, begin, end) })
+const byteRows: Feeds = (begin, end) => {
+  const bytes = Uint8Array.from(rows.slice(begin * HIDDEN, end * HIDDEN), (v) => 128 + Math.round(v * 127))
+  return { rows: uint8(bytes, [end - begin, HIDDEN]), scale: block(rows, 1, begin, end) }
+}
+/** Queries of positions [begin, end) over the same keys; a single one is doubled as the engine does. */
+const cachedRows: Feeds = (begin, end) => {
+  const cache = () => float32(keys, [1, 2, 128, 20])
+  const query = mixed.slice(begin * 80, end * 80)
+  const doubled = end - begin === 1 ? Float32Array.from([...query, ...query]) : query
+  return { q: float32(doubled, [doubled.length / 80, 80]), k: cache(), v: cache(), length: int64([end]) }
+}
+
+const openProbe = async (folder: string, name: string, graph: Graph, { device, threads }: ProbeOptions): Promise<Session> => {
+  const shard = Buffer.alloc(graph.shardBytes)
+  for (const { type, offset, bytes } of graph.weights) {
+    const values = wave(type === 'float32' ? bytes / 4 : bytes, offset)
+    if (type === 'float32') values.forEach((v, i) => shard.writeFloatLE(v, offset + 4 * i))
+    else values.forEach((v, i) => shard.writeUInt8(128 + Math.round(v * 127), offset + i))
+  }
+  await writeFile(join(folder, name), shard)
+  return openSession(graph, { folder, shard: name, threads, device })
+}
+
+const bytesOf = ({ data }: Tensor): Uint8Array => {
+  const array = data as Float32Array | Uint8Array
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+}
+
+/** Runs the rows whole and in blocks of every size, compares each row byte for byte, and adds the results to the hash. */
+const checkBlocks = async (name: string, session: Session, feeds: Feeds, hash: Hash): Promise<void> => {
+  const whole = await session.run(feeds(0, ROWS))
+  for (const output of Object.keys(whole).sort()) hash.update(output).update(bytesOf(whole[output]))
+  for (const size of BLOCKS) {
+    for (let begin = 0; begin < ROWS; begin += size) {
+      const end = Math.min(ROWS, begin + size)
+      const part = await session.run(feeds(begin, end))
+      for (const [output, tensor] of Object.entries(part)) {
+        const rowBytes = bytesOf(whole[output]).length / ROWS
+        const got = bytesOf(tensor).slice(-rowBytes * (end - begin))
+        if (Buffer.compare(got, bytesOf(whole[output]).subarray(begin * rowBytes, end * rowBytes)) === 0) continue
+        const cause = `on this machine the result "${output}" of ${name} changes with the number of rows (${size} or ${ROWS})`
+        throw new MeshError(Code.FAILED_PRECONDITION, `${cause}, so answers would depend on batching; use another machine or device`)
+      }
+    }
+  }
+}
+
+/** The largest bytes of both signs, summed by the kernel and by exact integers: some processors saturate. */
+const checkExact = async (folder: string, options: ProbeOptions): Promise<void> => {
+  const g = new Graph()
+  g.output('y', linear(g, inputRows(g, HIDDEN, 'int8'), 'w', HIDDEN, HIDDEN), 'float32', ['T', HIDDEN])
+  const shard = Buffer.alloc(g.shardBytes)
+  const [weight, scale] = g.weights
+  for (let i = 0; i < weight.bytes; i++) shard[weight.offset + i] = noise(i) < 0.2 ? 255 : 1
+  for (let i = 0; i < HIDDEN; i++) shard.writeFloatLE(127, scale.offset + 4 * i)
+  await writeFile(join(folder, 'exact'), shard)
+  const session = await openSession(g, { folder, shard: 'exact', ...options })
+  const x = Uint8Array.from({ length: HIDDEN }, (_, i) => (noise(7 * i) < 0.3 ? 1 : 255))
+  const { y } = await session.run({ rows: uint8(x, [1, HIDDEN]), scale: float32(new Float32Array([1]), [1, 1]) })
+  await session.close()
+  for (let column = 0; column < HIDDEN; column++) {
+    let sum = 0
+    for (let i = 0; i < HIDDEN; i++) sum += (x[i] - 128) * (shard[weight.offset + i * HIDDEN + column] - 128)
+    if (Math.abs((y.data as Float32Array)[column] - sum) <= Math.abs(sum) * 1e-5) continue
+    throw new MeshError(Code.FAILED_PRECONDITION, 'int8 products are not exact on this processor; use --precision fp32')
+  }
+}

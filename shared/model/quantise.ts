@@ -1,0 +1,101 @@
+/** What conversion does to matrices. A matrix is [out,in] as checkpoints store it; graphs multiply by its transpose. */
+
+const TILE = 32
+
+/** [rows,columns] → [columns,rows]. */
+export const transpose = (matrix: Float32Array, rows: number, columns: number): Float32Array => {
+  const turned = new Float32Array(matrix.length)
+  for (let top = 0; top < rows; top += TILE) {
+    const bottom = Math.min(rows, top + TILE)
+    for (let left = 0; left < columns; left += TILE) {
+      const right = Math.min(columns, left + TILE)
+      for (let r = top; r < bottom; r++) for (let c = left; c < right; c++) turned[c * rows + r] = matrix[r * columns + c]
+    }
+  }
+  return turned
+}
+
+/** The largest magnitude a quantised weight takes, on either side of ZERO. */
+const LEVELS = 127
+const ZERO = 128
+
+/** Quantises each output channel by its largest magnitude: weight [in,out] uint8 around 128, scale [out]; w ≈ (q − 128) · scale. */
+export const quantiseMatrix = (matrix: Float32Array, out: number, width: number): { weight: Uint8Array; scale: Float32Array } => {
+  const scale = new Float32Array(out)
+  const inverse = new Float64Array(out)
+  for (let r = 0; r < out; r++) {
+    let largest = 0
+    for (let i = r * width, end = i + width; i < end; i++) largest = Math.max(largest, Math.abs(matrix[i]))
+    scale[r] = largest / LEVELS
+    inverse[r] = scale[r] > 0 ? 1 / scale[r] : 0
+  }
+  const weight = new Uint8Array(matrix.length)
+  for (let top = 0; top < out; top += TILE) {
+    const bottom = Math.min(out, top + TILE)
+    for (let left = 0; left < width; left += TILE) {
+      const right = Math.min(width, left + TILE)
+      for (let r = top; r < bottom; r++)
+        for (let c = left; c < right; c++) weight[c * out + r] = Math.round(matrix[r * width + c] * inverse[r]) + ZERO
+    }
+  }
+  return { weight, scale }
+}
+
+/** Root mean square of each column of [rows,columns]. */
+export const columnSizes = (matrix: Float32Array, columns: number): Float64Array => {
+  const sums = new Float64Array(columns)
+  for (let i = 0, c = 0; i < matrix.length; i++) {
+    sums[c] += matrix[i] * matrix[i]
+    if (++c === columns) c = 0
+  }
+  return sums.map((sum) => Math.sqrt(sum / (matrix.length / columns)))
+}
+
+/** Root mean square of each row of [rows,columns]. */
+export const rowSizes = (matrix: Float32Array, columns: number): Float64Array =>
+  Float64Array.from({ length: matrix.length / columns }, (_, r) => {
+    let sum = 0
+    for (let i = r * columns, end = i + columns; i < end; i++) sum += matrix[i] * matrix[i]
+    return Math.sqrt(sum / columns)
+  })
+
+/** How far from the median a channel's producer-to-consumer ratio must lie before it is evened out. */
+const OUTLIER = 64
+
+/**
+ * One scale per row flattens every other channel when one is far larger. Where a channel is large on the side that makes it and
+ * equally small on the side that reads it, the difference is taken out: factors f such that the producer is divided and the
+ * consumer multiplied by f. Powers of two, so that in exact arithmetic nothing changes, and 1 for ordinary channels.
+ * Cross-layer equalisation: Nagel et al. 2019 (arXiv:1906.04721) §4.1, s = sqrt(range of producer / range of consumer).
+ * @returns [channels], or null when no channel stands out.
+ */
+export const equalise = (producer: Float64Array, consumer: Float64Array): Float32Array | null => {
+  const ratio = producer.map((size, i) => (size > 0 && consumer[i] > 0 ? size / consumer[i] : 0))
+  const known = ratio.filter((r) => r > 0).sort()
+  const median = known[known.length >> 1]
+  const factors = Float32Array.from(ratio, (r) => {
+    const excess = r / median
+    return r > 0 && (excess > OUTLIER || excess < 1 / OUTLIER) ? 2 ** Math.round(Math.log2(excess) / 2) : 1
+  })
+  return factors.some((f) => f !== 1) ? factors : null
+}
+
+/** Multiplies column c of [rows,columns] by factors[c], in place. */
+export const scaleColumns = (matrix: Float32Array, factors: Float32Array | null): Float32Array => {
+  if (!factors) return matrix
+  for (let i = 0, c = 0; i < matrix.length; i++) {
+    matrix[i] *= factors[c]
+    if (++c === factors.length) c = 0
+  }
+  return matrix
+}
+
+/** Divides row r of [rows,columns] by factors[r], in place. */
+export const divideRows = (matrix: Float32Array, factors: Float32Array | null): Float32Array => {
+  if (!factors) return matrix
+  const columns = matrix.length / factors.length
+  for (let r = 0; r < factors.length; r++) {
+    for (let i = r * columns, end = i + columns; i < end; i++) matrix[i] /= factors[r]
+  }
+  return matrix
+}

@@ -1,0 +1,91 @@
+import type { Positions, RopeScaling } from './config.ts'
+
+/**
+ * Angles of rotary position embeddings (Su et al. 2021), with transformers' roundings (modeling_rope_utils.py): frequencies and angles
+ * are fp32 numbers.
+ */
+export type Rope = {
+  /**
+   * Writes cos and sin [d/2] of one position into row `row` of cos and sin [T,d/2]. promptLength matters to dynamic scaling alone, which
+   * turns the row at position p by the frequencies of length max(promptLength, p + 1): a function of the sequence, not of chunking.
+   */
+  write(position: number, promptLength: number, cos: Float32Array, sin: Float32Array, row: number): void
+}
+
+/** Rows of angles kept; recomputing one is cheap, so the bound only caps memory. */
+const ROWS_KEPT_MAX = 1 << 16
+
+export const openRope = ({ dim, theta, scaling }: Positions): Rope => {
+  const half = dim / 2
+  const base = frequencies(dim, theta)
+  const fixed = scaling.kind === 'dynamic' ? base : scale(base, dim, theta, scaling)
+  const factor = scaling.kind === 'yarn' ? scaling.attentionFactor : 1
+  const kept = new Map<string, { cos: Float32Array; sin: Float32Array }>()
+
+  const angles = (position: number, length: number): { cos: Float32Array; sin: Float32Array } => {
+    const id = `${position}/${length}`
+    let row = kept.get(id)
+    if (!row) {
+      const inverse = length > 0 && scaling.kind === 'dynamic' ? stretched(dim, theta, scaling, length) : fixed
+      const turns = inverse.map((f) => Math.fround(f * position))
+      row = { cos: turns.map((t) => Math.fround(Math.cos(t)) * factor), sin: turns.map((t) => Math.fround(Math.sin(t)) * factor) }
+      if (kept.size >= ROWS_KEPT_MAX) kept.clear()
+      kept.set(id, row)
+    }
+    return row
+  }
+
+  return {
+    write(position, promptLength, cos, sin, row) {
+      const length = Math.max(promptLength, position + 1)
+      // Up to maxPositions dynamic scaling is none, so rows are shared by all prompts.
+      const found = angles(position, scaling.kind === 'dynamic' && length > scaling.maxPositions ? length : 0)
+      cos.set(found.cos, row * half)
+      sin.set(found.sin, row * half)
+    },
+  }
+}
+
+const frequencies = (dim: number, theta: number): Float32Array =>
+  Float32Array.from({ length: dim / 2 }, (_, i) => 1 / Math.fround(theta ** Math.fround((2 * i) / dim)))
+
+const stretched = (dim: number, theta: number, { factor, maxPositions }: RopeScaling & { kind: 'dynamic' }, length: number): Float32Array =>
+  frequencies(dim, theta * ((factor * length) / maxPositions - (factor - 1)) ** (dim / (dim - 2)))
+
+const scale = (base: Float32Array, dim: number, theta: number, scaling: RopeScaling): Float32Array => {
+  switch (scaling.kind) {
+    case 'none':
+    case 'dynamic':
+      return base
+    case 'linear':
+      return base.map((f) => f / scaling.factor)
+    case 'yarn':
+      return yarn(base, dim, theta, scaling)
+    case 'llama3':
+      return llama3(base, scaling)
+  }
+}
+
+/** YaRN (Peng et al. 2023, arXiv:2309.00071 §3.2): slow frequencies are interpolated, fast ones kept, a ramp between. */
+const yarn = (base: Float32Array, dim: number, theta: number, s: RopeScaling & { kind: 'yarn' }): Float32Array => {
+  const dimensionAt = (rotations: number): number =>
+    (dim * Math.log(s.originalPositions / (rotations * 2 * Math.PI))) / (2 * Math.log(theta))
+  const begin = dimensionAt(s.betaFast)
+  const end = dimensionAt(s.betaSlow)
+  const low = Math.max(s.truncate ? Math.floor(begin) : begin, 0)
+  let high = Math.min(s.truncate ? Math.ceil(end) : end, dim - 1)
+  if (low === high) high += 0.001
+  return base.map((f, i) => {
+    const ramp = Math.min(Math.max((i - low) / (high - low), 0), 1)
+    return (f / s.factor) * ramp + f * (1 - ramp)
+  })
+}
+
+const llama3 = (base: Float32Array, s: RopeScaling & { kind: 'llama3' }): Float32Array =>
+  base.map((f) => {
+    const wavelength = (2 * Math.PI) / f
+    if (wavelength > s.originalPositions / s.lowFactor) return f / s.factor
+    if (wavelength < s.originalPositions / s.highFactor) return f
+    const smooth = (s.originalPositions / wavelength - s.lowFactor) / (s.highFactor - s.lowFactor)
+    return ((1 - smooth) * f) / s.factor + smooth * f
+  })

@@ -1,0 +1,75 @@
+import { InferenceSession, Tensor } from 'onnxruntime-node'
+import { Code, MeshError } from '../errors.ts'
+import type { Graph } from './graph/onnx.ts'
+
+export type Device = 'cpu' | 'webgpu' | 'cuda'
+export type { Tensor }
+
+/** A graph ready to run. run blocks this thread while the kernels work; outputs are fresh arrays. */
+export type Session = {
+  run(feeds: Readonly<Record<string, Tensor>>): Promise<Readonly<Record<string, Tensor>>>
+  close(): Promise<void>
+}
+
+export type SessionOptions = {
+  /** Folder and file name of the part's shard. */
+  folder: string
+  shard: string
+  /** Threads inside one operator. Always explicit: the default ignores cgroup limits. */
+  threads: number
+  device: Device
+}
+
+const ERRORS_ONLY = 3
+
+/**
+ * Opens a graph over its shard, which ONNX Runtime maps. Prepacking stays on: without it MatMul is not row-invariant.
+ * @throws MeshError FAILED_PRECONDITION when the device cannot be had; nothing else is used in its place.
+ */
+export const openSession = async (graph: Graph, options: SessionOptions): Promise<Session> => {
+  const session = await createSession(graph.encode(options.shard), options)
+  return {
+    run: (feeds) => session.run(feeds),
+    close: () => session.release(),
+  }
+}
+
+const createSession = async (model: Uint8Array, options: SessionOptions): Promise<InferenceSession> => {
+  const { device, folder, threads } = options
+  try {
+    return await InferenceSession.create(model, {
+      executionProviders: [device],
+      intraOpNumThreads: threads,
+      interOpNumThreads: 1,
+      executionMode: 'sequential',
+      logSeverityLevel: ERRORS_ONLY,
+      enableCpuMemArena: true,
+      extra: {
+        session: {
+          model_external_initializers_file_folder_path: folder,
+          // Idle threads must not burn the cores that the other processes of this machine compute on.
+          intra_op: { allow_spinning: '0' },
+        },
+      },
+    })
+  } catch (error) {
+    if (device === 'cpu') throw error
+    throw new MeshError(Code.FAILED_PRECONDITION, `device ${device} cannot be had: ${reason(error)}. ${cure[device]}`, {
+      cause: error,
+    })
+  }
+}
+
+const reason = (error: unknown): string => (error instanceof Error ? error.message.split('\n')[0] : String(error))
+
+const cure: Record<Exclude<Device, 'cpu'>, string> = {
+  webgpu:
+    'WebGPU needs a Vulkan driver: install the GPU vendor\'s, or Debian\'s chromium for its software one and set VK_ICD_FILENAMES=/usr/lib/chromium/vk_swiftshader_icd.json; or use --device cpu.',
+  cuda: 'CUDA needs CUDA 12, cuDNN 9 and ONNX Runtime\'s CUDA library: run "npm rebuild onnxruntime-node --onnxruntime-node-install=cuda12"; or use --device cpu.',
+}
+
+/** float32 values of this shape; the array is used in place. */
+export const float32 = (data: Float32Array, dims: readonly number[]): Tensor => new Tensor('float32', data, dims)
+export const uint8 = (data: Uint8Array, dims: readonly number[]): Tensor => new Tensor('uint8', data, dims)
+export const int64 = (values: readonly number[]): Tensor =>
+  new Tensor('int64', BigInt64Array.from(values, BigInt), [values.length])
