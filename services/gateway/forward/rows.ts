@@ -1,0 +1,50 @@
+/** One thing a token stores per layer, [heads, dim]; cached as [heads, capacity, dim], the layout the Attention operator reads. */
+export type CacheArray = { heads: number; dim: number }
+
+/** A finite number times 0 is 0, anything else NaN, which no sum loses. Four sums at a time take half the time of one. */
+export function allFinite(values: Float32Array): boolean {
+  const whole = values.length - (values.length % 4)
+  let [a, b, c, d] = [0, 0, 0, 0]
+  for (let i = 0; i < whole; i += 4) {
+    a += values[i] * 0
+    b += values[i + 1] * 0
+    c += values[i + 2] * 0
+    d += values[i + 3] * 0
+  }
+  for (let i = whole; i < values.length; i++) a += values[i] * 0
+  return a + b + c + d === 0
+}
+
+/** Copies the first rows of every head from one capacity to another. */
+export function copyRows(from: Float32Array, to: Float32Array, { heads, dim }: CacheArray, rows: number): void {
+  for (let head = 0; head < heads && rows > 0; head++) {
+    const begin = (head * from.length) / heads
+    to.set(from.subarray(begin, begin + rows * dim), (head * to.length) / heads)
+  }
+}
+
+/** Writes rows [S, heads·dim] into [heads, capacity, dim] at row `begin`. */
+export function scatterRows(rows: Float32Array, to: Float32Array, { heads, dim }: CacheArray, begin: number): void {
+  if (heads === 1) {
+    to.set(rows, begin * dim)
+    return
+  }
+  const count = rows.length / (heads * dim)
+  for (let head = 0; head < heads; head++) {
+    let target = (head * to.length) / heads + begin * dim
+    for (let row = 0; row < count; row++, target += dim) copyRow(rows, (row * heads + head) * dim, to, target, dim)
+  }
+}
+
+/** Plain loop: a head's row is too short for subarray and set to pay. */
+function copyRow(from: Float32Array, source: number, to: Float32Array, target: number, length: number): void {
+  const whole = length - (length % 4)
+  let i = 0
+  for (; i < whole; i += 4) {
+    to[target + i] = from[source + i]
+    to[target + i + 1] = from[source + i + 1]
+    to[target + i + 2] = from[source + i + 2]
+    to[target + i + 3] = from[source + i + 3]
+  }
+  for (; i < length; i++) to[target + i] = from[source + i]
+}
