@@ -1,0 +1,228 @@
+/**
+ * ForwardRequest and ForwardResponse of expert.proto, written by hand around the raw tensors: the bytes are those of any
+ * protobuf library, at the price of one copy to encode and none (or one, where alignment demands it) to decode.
+ */
+import { crc32 } from 'node:zlib'
+import { Code, invalid, MeshError } from './errors.ts'
+import { collect, type Fields } from './fields.ts'
+import type { ExpertFrame } from './model/experts.ts'
+import {
+  bytesOf,
+  bytesSize,
+  type Cursor,
+  fixedSize,
+  floatsOf,
+  integersOf,
+  numberSize,
+  readFields,
+  VARINT,
+  writeBytes,
+  writeFixed,
+  writeNumber,
+} from './wire.ts'
+
+/** frame is null exactly when cancelCall names a call to forget. */
+export type ForwardRequest = {
+  call: number
+  model: string
+  /** 0 is no limit. */
+  deadlineMs: number
+  cancelCall: number
+  frame: ExpertFrame | null
+}
+
+/** code 0 is OK; any other comes with a message and no rows. */
+export type ForwardResponse = {
+  call: number
+  code: number
+  message: string
+  computeUs: number
+  waitUs: number
+  /** Float32 [A,H]. */
+  rows: Float32Array
+  /** checksum(rows). */
+  crc: number
+}
+
+/** Bytes a frame's message needs beyond its tensors, never more. */
+export const FRAME_HEAD_BYTES = 1024
+
+const MAX_MODEL_BYTES = 256
+const MAX_MESSAGE_BYTES = 4096
+const NOTHING = new Uint8Array(0)
+
+/** CRC-32 of the rows of an answer, as ForwardResponse.crc carries it. */
+export const checksum = (rows: Float32Array): number => crc32(bytesOf(rows))
+
+const checksumOf = (parts: readonly Uint8Array[]): number => parts.reduce((crc, part) => crc32(part, crc), 0)
+
+/** Whether every value is neither infinite nor NaN. */
+export const allFinite = (values: Float32Array): boolean => {
+  // x·0 is NaN exactly for NaN and ±∞. Four sums, because one would wait for its own last addition each time.
+  let [a, b, c, d] = [0, 0, 0, 0]
+  const even = values.length - (values.length % 4)
+  for (let i = 0; i < even; i += 4) {
+    a += values[i] * 0
+    b += values[i + 1] * 0
+    c += values[i + 2] * 0
+    d += values[i + 3] * 0
+  }
+  for (let i = even; i < values.length; i += 1) a += values[i] * 0
+  return a + b + c + d === 0
+}
+
+/** Bytes of the tensors of a frame on the wire. */
+export const frameBytes = (frame: ExpertFrame): number =>
+  frame.rows.byteLength + (frame.rowScale?.byteLength ?? 0) + frame.rowIndex.byteLength + frame.expert.byteLength
+
+/** Bytes of the rows that answer a frame. */
+export const replyBytes = (frame: ExpertFrame): number => frame.rowIndex.length * frame.hidden * 4
+
+export const encodeRequest = (request: ForwardRequest): Buffer => {
+  const { call, cancelCall, deadlineMs, frame } = request
+  const model = Buffer.from(request.model)
+  const tensors = frame ? tensorsOf(frame) : []
+  const [rowIndex, expert, rows, rowScale] = frame ? tensors : [NOTHING, NOTHING, NOTHING, NOTHING]
+  const { layer, rowCount, hidden } = frame ?? { layer: 0, rowCount: 0, hidden: 0 }
+  const crc = checksumOf(tensors)
+  const numbers = [call, layer, rowCount, hidden, deadlineMs, cancelCall]
+  const size =
+    numbers.reduce((sum, number) => sum + numberSize(number), 0) +
+    [model, ...tensors].reduce((sum, bytes) => sum + bytesSize(bytes.length), 0) +
+    fixedSize(crc)
+  const cursor: Cursor = { bytes: Buffer.allocUnsafe(size), at: 0 }
+  writeNumber(cursor, 1, call)
+  writeBytes(cursor, 2, model)
+  writeNumber(cursor, 3, layer)
+  writeNumber(cursor, 4, rowCount)
+  writeNumber(cursor, 5, hidden)
+  writeNumber(cursor, 6, deadlineMs)
+  writeNumber(cursor, 7, cancelCall)
+  writeBytes(cursor, 8, rowIndex)
+  writeBytes(cursor, 9, expert)
+  writeBytes(cursor, 10, rows)
+  writeBytes(cursor, 11, rowScale)
+  writeFixed(cursor, 12, crc)
+  return cursor.bytes
+}
+
+/** In the order of the checksum. */
+const tensorsOf = (frame: ExpertFrame): Uint8Array[] => [
+  bytesOf(frame.rowIndex),
+  bytesOf(frame.expert),
+  bytesOf(frame.rows),
+  frame.rowScale ? bytesOf(frame.rowScale) : NOTHING,
+]
+
+export const encodeResponse = (response: ForwardResponse): Buffer => {
+  const { call, code, computeUs, waitUs, crc } = response
+  const message = Buffer.from(response.message).subarray(0, MAX_MESSAGE_BYTES)
+  const rows = bytesOf(response.rows)
+  const size =
+    [call, code, computeUs, waitUs].reduce((sum, number) => sum + numberSize(number), 0) +
+    bytesSize(message.length) +
+    bytesSize(rows.length) +
+    fixedSize(crc)
+  const cursor: Cursor = { bytes: Buffer.allocUnsafe(size), at: 0 }
+  writeNumber(cursor, 1, call)
+  writeNumber(cursor, 2, code)
+  writeBytes(cursor, 3, message)
+  writeNumber(cursor, 4, computeUs)
+  writeNumber(cursor, 5, waitUs)
+  writeBytes(cursor, 6, rows)
+  writeFixed(cursor, 7, crc)
+  return cursor.bytes
+}
+
+/** The call number of a message that may be damaged otherwise; 0 when there is none to read. */
+export const callOf = (bytes: Buffer): number => {
+  let call = 0
+  try {
+    readFields(bytes, (field, type, value) => {
+      if (field === 1 && type === VARINT && Number.isSafeInteger(value)) call = value
+    })
+  } catch {
+    // What stood before the damage is the answer.
+  }
+  return call
+}
+
+/**
+ * The tensors may be views of `bytes`. Nothing larger than the message is ever allocated.
+ * @throws MeshError INVALID_ARGUMENT for a malformed or contradictory message, DATA_LOSS for a wrong checksum.
+ */
+export const decodeRequest = (bytes: Buffer): ForwardRequest => {
+  const fields = collect(bytes, [8, 9, 11])
+  const cancelCall = fields.number(7)
+  const head = {
+    call: fields.number(1),
+    model: fields.text(2, MAX_MODEL_BYTES),
+    deadlineMs: fields.uint32(6, 'deadline_ms'),
+    cancelCall,
+  }
+  return { ...head, frame: cancelCall > 0 ? null : frameOf(fields) }
+}
+
+const frameOf = (fields: Fields): ExpertFrame => {
+  const layer = fields.uint32(3, 'layer')
+  const rowCount = fields.uint32(4, 'row_count')
+  const hidden = fields.uint32(5, 'hidden')
+  const [rowIndex, expert, rows, rowScale] = [fields.bytes(8), fields.bytes(9), fields.bytes(10), fields.bytes(11)]
+  const quantised = rowScale.length > 0
+  if (rowCount === 0 || hidden === 0) throw invalid('a frame needs row_count and hidden of at least 1', 'row_count')
+  if (rowIndex.length === 0) throw invalid('a frame needs at least one assignment', 'row_index')
+  if (rowIndex.length !== expert.length) {
+    throw invalid(`row_index has ${rowIndex.length / 4} entries and expert ${expert.length / 4}`, 'expert')
+  }
+  if (quantised && rowScale.length !== rowCount * 4) {
+    throw invalid(`row_scale has ${rowScale.length / 4} entries for ${rowCount} rows`, 'row_scale')
+  }
+  const expected = rowCount * hidden * (quantised ? 1 : 4)
+  if (rows.length !== expected) {
+    const kind = quantised ? 'uint8' : 'float32'
+    throw invalid(`rows has ${rows.length} bytes where ${kind} [${rowCount},${hidden}] has ${expected}`, 'rows')
+  }
+  if (checksumOf([rowIndex, expert, rows, rowScale]) !== fields.crc(12)) {
+    throw new MeshError(Code.DATA_LOSS, 'the frame was damaged on its way: its checksum does not match; send it again')
+  }
+  const frame = {
+    layer,
+    rowCount,
+    hidden,
+    rows: quantised ? rows : floatsOf(rows),
+    rowScale: quantised ? floatsOf(rowScale) : null,
+    rowIndex: integersOf(rowIndex),
+    expert: integersOf(expert),
+  }
+  checkAssignments(frame)
+  return frame
+}
+
+const checkAssignments = ({ rowIndex, expert, rowCount }: ExpertFrame): void => {
+  let last = 0
+  for (let i = 0; i < rowIndex.length; i += 1) {
+    if (rowIndex[i] >= rowCount) throw invalid(`row_index ${rowIndex[i]} is outside ${rowCount} rows`, 'row_index')
+    if (expert[i] < last) throw invalid('assignments must ascend by expert', 'expert')
+    last = expert[i]
+  }
+}
+
+/** @throws MeshError INVALID_ARGUMENT for a malformed message, DATA_LOSS for a wrong checksum. rows may be a view of `bytes`. */
+export const decodeResponse = (bytes: Buffer): ForwardResponse => {
+  const fields = collect(bytes, [])
+  const rows = fields.bytes(6)
+  const crc = fields.crc(7)
+  if (rows.length % 4 !== 0) throw invalid(`rows has ${rows.length} bytes, not a whole number of float32`, 'rows')
+  if (crc32(rows) !== crc) {
+    throw new MeshError(Code.DATA_LOSS, 'the answer was damaged on its way: its checksum does not match')
+  }
+  return {
+    call: fields.number(1),
+    code: fields.uint32(2, 'code'),
+    message: fields.text(3, MAX_MESSAGE_BYTES),
+    computeUs: fields.uint32(4, 'compute_us'),
+    waitUs: fields.uint32(5, 'wait_us'),
+    rows: floatsOf(rows),
+    crc,
+  }
+}

@@ -1,0 +1,298 @@
+import { crc32 } from 'node:zlib'
+import { describe, expect, it } from 'vitest'
+import { Code, MeshError } from '../../shared/errors.ts'
+import {
+  allFinite,
+  callOf,
+  checksum,
+  decodeRequest,
+  decodeResponse,
+  encodeRequest,
+  encodeResponse,
+  type ForwardRequest,
+  type ForwardResponse,
+  FRAME_HEAD_BYTES,
+  frameBytes,
+} from '../../shared/frame.ts'
+import type { ForwardRequest__Output } from '../../shared/gen/expertmesh/v1/ForwardRequest.ts'
+import type { ForwardResponse__Output } from '../../shared/gen/expertmesh/v1/ForwardResponse.ts'
+import type { ExpertFrame } from '../../shared/model/experts.ts'
+import { EXPERT_SERVICE, loadProto, serviceOf } from '../../shared/rpc.ts'
+
+const { Forward } = serviceOf(loadProto('expert'), EXPERT_SERVICE)
+
+/** A small linear congruential generator (Numerical Recipes' constants): the same cases in every run. */
+const generator = (seed: number) => {
+  let state = seed >>> 0
+  const next = (below: number): number => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return Math.floor((state / 2 ** 32) * below)
+  }
+  return next
+}
+type Next = (below: number) => number
+
+const randomFrame = (next: Next, precision: 'fp32' | 'int8'): ExpertFrame => {
+  const [rowCount, hidden, assignments] = [1 + next(9), 1 + next(40), 1 + next(20)]
+  const numbers = (count: number): Float32Array => Float32Array.from({ length: count }, () => next(2000) / 100 - 10)
+  const int8 = precision === 'int8'
+  return {
+    layer: next(100),
+    rowCount,
+    hidden,
+    rows: int8 ? Uint8Array.from({ length: rowCount * hidden }, () => next(256)) : numbers(rowCount * hidden),
+    rowScale: int8 ? numbers(rowCount) : null,
+    rowIndex: Uint32Array.from({ length: assignments }, () => next(rowCount)),
+    expert: Uint32Array.from({ length: assignments }, () => next(256)).sort(),
+  }
+}
+
+const randomRequest = (next: Next): ForwardRequest => ({
+  call: 1 + next(2) * 2 ** 40 + next(1000),
+  model: 'ab'.repeat(next(30)),
+  deadlineMs: next(2) * next(100_000),
+  cancelCall: 0,
+  frame: randomFrame(next, next(2) === 0 ? 'fp32' : 'int8'),
+})
+
+const randomResponse = (next: Next): ForwardResponse => {
+  const rows = Float32Array.from({ length: next(300) }, () => next(2000) / 100 - 10)
+  return {
+    call: 1 + next(1000),
+    code: 0,
+    message: '',
+    computeUs: next(5000),
+    waitUs: next(5000),
+    rows,
+    crc: checksum(rows),
+  }
+}
+
+/** As protobufjs sees the request. */
+const plain = ({ call, model, deadlineMs, cancelCall, frame }: ForwardRequest) => ({
+  call,
+  model,
+  layer: frame!.layer,
+  row_count: frame!.rowCount,
+  hidden: frame!.hidden,
+  deadline_ms: deadlineMs,
+  cancel_call: cancelCall,
+  row_index: [...frame!.rowIndex],
+  expert: [...frame!.expert],
+  rows: Buffer.from(frame!.rows.buffer, frame!.rows.byteOffset, frame!.rows.byteLength),
+  row_scale: [...(frame!.rowScale ?? [])],
+})
+
+/** protobufjs writes what it is given; proto3 leaves out what is zero or empty. */
+const withoutDefaults = (fields: Record<string, number | string | ArrayLike<unknown>>) =>
+  Object.fromEntries(
+    Object.entries(fields).filter(([, value]) => (typeof value === 'number' ? value !== 0 : value.length > 0)),
+  )
+
+/** Decoded int8 rows are a Buffer; equality is meant between bytes. */
+const asArrays = ({ frame, ...head }: ForwardRequest) => ({
+  ...head,
+  frame: { ...frame!, rows: frame!.rows instanceof Float32Array ? frame!.rows : new Uint8Array(frame!.rows) },
+})
+
+/** A received message stands anywhere in memory, mostly not where a Float32Array could. */
+const displaced = (bytes: Buffer, by: number): Buffer => {
+  const memory = Buffer.alloc(bytes.length + by)
+  bytes.copy(memory, by)
+  return memory.subarray(by)
+}
+
+const codeOf = (act: () => unknown): Code | null => {
+  try {
+    act()
+    return null
+  } catch (error) {
+    if (error instanceof MeshError) return error.code
+    throw error
+  }
+}
+
+describe('a request frame', () => {
+  it('is read by protobufjs as it was written, for random frames', () => {
+    const next = generator(1)
+    for (let i = 0; i < 200; i += 1) {
+      const request = randomRequest(next)
+      const { crc, ...read } = Forward.requestDeserialize(encodeRequest(request)) as ForwardRequest__Output
+      expect(read).toEqual(plain(request))
+      expect(crc).toBe(crcOf(request.frame!))
+    }
+  })
+
+  it('is the very bytes protobufjs would write', () => {
+    const next = generator(2)
+    for (let i = 0; i < 200; i += 1) {
+      const request = randomRequest(next)
+      const expected = Forward.requestSerialize(withoutDefaults({ ...plain(request), crc: crcOf(request.frame!) }))
+      expect(encodeRequest(request).equals(expected)).toBe(true)
+    }
+  })
+
+  it('comes back equal from any position in memory', () => {
+    const next = generator(3)
+    for (let i = 0; i < 200; i += 1) {
+      const request = randomRequest(next)
+      expect(asArrays(decodeRequest(displaced(encodeRequest(request), i % 8)))).toEqual(request)
+    }
+  })
+
+  it('needs no more head room than is promised', () => {
+    const frame = randomFrame(generator(4), 'int8')
+    const largest = { call: 2 ** 53 - 1, model: 'm'.repeat(256), deadlineMs: 2 ** 32 - 1, cancelCall: 0, frame }
+    expect(encodeRequest(largest).length - frameBytes(frame)).toBeLessThanOrEqual(FRAME_HEAD_BYTES)
+  })
+
+  it('may carry unpacked, split and unknown fields', () => {
+    const request = { ...randomRequest(generator(5)), call: 7 }
+    const { rowIndex, expert } = request.frame!
+    const packed = encodeRequest(request)
+    const unpacked = (field: number, values: Uint32Array): Buffer =>
+      Buffer.concat([...values].map((value) => Buffer.concat([Buffer.from([field * 8 + 5]), fixed32(value)])))
+    const empty = { ...request.frame!, rowIndex: new Uint32Array(0), expert: new Uint32Array(0) }
+    const without = encodeRequest({ ...request, frame: empty })
+    const firstOfExpert = Buffer.concat([Buffer.from([9 * 8 + 2, 4]), fixed32(expert[0])])
+    const unknown = Buffer.concat([Buffer.from([15 * 8 + 1]), Buffer.alloc(8, 1), Buffer.from([0xa2, 0x06, 2, 1, 1])])
+    const crc = packed.subarray(packed.length - 5)
+    const mixed = [without, unpacked(8, rowIndex), firstOfExpert, unknown, unpacked(9, expert.subarray(1)), crc]
+    expect(asArrays(decodeRequest(Buffer.concat(mixed)))).toEqual(request)
+  })
+
+  it('with a call to cancel carries nothing else', () => {
+    const request = { call: 0, model: '', deadlineMs: 0, cancelCall: 12, frame: null }
+    expect(decodeRequest(encodeRequest(request))).toEqual(request)
+  })
+})
+
+describe('a request that contradicts itself is refused as INVALID_ARGUMENT', () => {
+  const frame: ExpertFrame = {
+    layer: 1,
+    rowCount: 2,
+    hidden: 3,
+    rows: new Float32Array(6),
+    rowScale: null,
+    rowIndex: Uint32Array.of(0, 1),
+    expert: Uint32Array.of(4, 5),
+  }
+  const cases: [string, Partial<ExpertFrame>][] = [
+    ['rows too short', { rows: new Float32Array(5) }],
+    ['rows too long', { rows: new Float32Array(7) }],
+    ['rows of the other precision', { rows: new Uint8Array(6) }],
+    ['more rows than bytes could be', { rowCount: 2 ** 32 - 1, hidden: 2 ** 32 - 1 }],
+    ['no rows', { rowCount: 0, rows: new Float32Array(0) }],
+    ['a hidden of 0', { hidden: 0, rows: new Float32Array(0) }],
+    ['no assignments', { rowIndex: new Uint32Array(0), expert: new Uint32Array(0) }],
+    ['fewer experts than row indices', { expert: Uint32Array.of(4) }],
+    ['a row index one past the end', { rowIndex: Uint32Array.of(0, 2) }],
+    ['experts that descend', { expert: Uint32Array.of(5, 4) }],
+    ['one scale for two rows', { rows: new Uint8Array(6), rowScale: Float32Array.of(1) }],
+  ]
+  it.each(cases)('%s', (_, change) => {
+    const request = { call: 1, model: 'm', deadlineMs: 0, cancelCall: 0, frame: { ...frame, ...change } }
+    expect(codeOf(() => decodeRequest(encodeRequest(request)))).toBe(Code.INVALID_ARGUMENT)
+  })
+
+  it('a model name one byte too long', () => {
+    const request = { call: 1, model: 'm'.repeat(257), deadlineMs: 0, cancelCall: 0, frame }
+    expect(codeOf(() => decodeRequest(encodeRequest(request)))).toBe(Code.INVALID_ARGUMENT)
+  })
+
+  it('the unchanged frame is accepted', () => {
+    expect(
+      codeOf(() => decodeRequest(encodeRequest({ call: 1, model: 'm', deadlineMs: 0, cancelCall: 0, frame }))),
+    ).toBe(null)
+  })
+})
+
+describe('a response frame', () => {
+  it('agrees with protobufjs byte for byte and field for field', () => {
+    const next = generator(6)
+    for (let i = 0; i < 200; i += 1) {
+      const response = randomResponse(next)
+      const rows = Buffer.from(response.rows.buffer)
+      const { call, code, message, computeUs, waitUs, crc } = response
+      const fields = { call, code, message, compute_us: computeUs, wait_us: waitUs, rows, crc }
+      const bytes = encodeResponse(response)
+      expect(bytes.equals(Forward.responseSerialize(withoutDefaults(fields)))).toBe(true)
+      expect(Forward.responseDeserialize(bytes) as ForwardResponse__Output).toEqual(fields)
+      expect(decodeResponse(displaced(bytes, i % 8))).toEqual(response)
+    }
+  })
+
+  it('with an error carries its message', () => {
+    const failure = {
+      call: 3,
+      code: Code.NOT_FOUND,
+      message: 'no such expert',
+      computeUs: 0,
+      waitUs: 9,
+      rows: new Float32Array(0),
+      crc: 0,
+    }
+    expect(decodeResponse(encodeResponse(failure))).toEqual(failure)
+  })
+})
+
+describe('a damaged message', () => {
+  const flips = (bytes: Buffer, next: Next): Buffer => {
+    const damaged = Buffer.from(bytes)
+    for (let i = 0; i <= next(3); i += 1) damaged[next(damaged.length)] ^= 1 << next(8)
+    return damaged.subarray(0, next(3) === 0 ? next(damaged.length + 1) : damaged.length)
+  }
+  const allowed = [null, Code.INVALID_ARGUMENT, Code.DATA_LOSS]
+
+  it('never throws anything but INVALID_ARGUMENT or DATA_LOSS', () => {
+    const next = generator(7)
+    for (let i = 0; i < 4000; i += 1) {
+      const request = flips(encodeRequest(randomRequest(next)), next)
+      const response = flips(encodeResponse(randomResponse(next)), next)
+      expect(allowed).toContain(codeOf(() => decodeRequest(request)))
+      expect(allowed).toContain(codeOf(() => decodeResponse(response)))
+      expect(callOf(request)).toBeGreaterThanOrEqual(0)
+    }
+  })
+
+  it('is DATA_LOSS for any flipped bit of the tensors, and keeps its call number', () => {
+    const next = generator(8)
+    for (let i = 0; i < 300; i += 1) {
+      const request = randomRequest(next)
+      const bytes = encodeRequest(request)
+      const rows = Buffer.from(request.frame!.rows.buffer)
+      bytes[bytes.indexOf(rows) + next(rows.length)] ^= 1 << next(8)
+      expect(codeOf(() => decodeRequest(bytes))).toBe(Code.DATA_LOSS)
+      expect(callOf(bytes)).toBe(request.call)
+    }
+  })
+
+  it('of random bytes is refused', () => {
+    const next = generator(9)
+    for (let i = 0; i < 2000; i += 1) {
+      const bytes = Buffer.from(Array.from({ length: next(60) }, () => next(256)))
+      expect([Code.INVALID_ARGUMENT, Code.DATA_LOSS, null]).toContain(codeOf(() => decodeRequest(bytes)))
+    }
+  })
+})
+
+describe('allFinite', () => {
+  it.each([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])('finds %s at every position', (bad) => {
+    for (let at = 0; at < 11; at += 1) {
+      const values = new Float32Array(11).fill(3e38)
+      expect(allFinite(values)).toBe(true)
+      values[at] = bad
+      expect(allFinite(values)).toBe(false)
+    }
+  })
+})
+
+const fixed32 = (value: number): Buffer => {
+  const bytes = Buffer.alloc(4)
+  bytes.writeUInt32LE(value)
+  return bytes
+}
+
+/** The contract's order, over one buffer. */
+const crcOf = ({ rowIndex, expert, rows, rowScale }: ExpertFrame): number =>
+  crc32(Buffer.concat([rowIndex, expert, rows, rowScale ?? new Uint8Array(0)].map((a) => Buffer.from(a.buffer))))
