@@ -1,0 +1,54 @@
+import assert from 'node:assert/strict'
+import { Code, MeshError } from '../../../shared/errors.ts'
+import type { TokenLogprob } from '../sequence.ts'
+
+/**
+ * The lowest id among the largest logits [V]; −∞ is a logit like any other.
+ * @throws MeshError INTERNAL where a logit is NaN or +∞: no answer made from it would mean anything.
+ */
+export const argmax = (logits: ArrayLike<number>): number => {
+  let best = 0
+  for (let id = 0; id < logits.length; id++) {
+    const logit = logits[id]
+    if (!(logit < Infinity)) {
+      throw new MeshError(
+        Code.INTERNAL,
+        `The model gave ${logit} as the logit of token ${id}, so no token can be chosen.`,
+      )
+    }
+    if (logit > logits[best]) best = id
+  }
+  return best
+}
+
+/** Ids of the `count` largest logits, largest first, equal ones in id order. Meant for a small count: O(V + count · hits). */
+const largest = (logits: Float32Array, count: number): number[] => {
+  const top: number[] = []
+  if (count === 0) return top
+  for (let id = 0; id < logits.length; id++) {
+    if (top.length === count && logits[id] <= logits[top[count - 1]]) continue
+    let at = top.length
+    while (at > 0 && logits[top[at - 1]] < logits[id]) at--
+    top.splice(at, 0, id)
+    if (top.length > count) top.pop()
+  }
+  return top
+}
+
+/**
+ * The natural log of token `id`'s probability and of the `count` likeliest tokens: log-softmax of the model's own logits [V], in
+ * doubles, before penalties, bias, temperature and cuts (as OpenAI's and vLLM's default). −∞ for a token of no probability.
+ */
+export const tokenLogprob = (logits: Float32Array, id: number, count: number): TokenLogprob => {
+  assert(id >= 0 && id < logits.length, `token ${id} is outside the vocabulary of ${logits.length}`)
+  const max = logits[argmax(logits)]
+  let sum = 0
+  for (let other = 0; other < logits.length; other++) sum += Math.exp(logits[other] - max)
+  const logSum = Math.log(sum)
+  const logprob = (token: number) => logits[token] - max - logSum
+  return {
+    id,
+    logprob: logprob(id),
+    top: largest(logits, count).map((token) => ({ id: token, logprob: logprob(token) })),
+  }
+}
