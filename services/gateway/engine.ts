@@ -3,7 +3,8 @@ import { advance, type Limits, type Plan, type Span, schedule } from './batch/sc
 import type { Batch } from './forward/batch.ts'
 import { blockRows } from './forward/open.ts'
 import { positionDigest } from './forward/digest.ts'
-import { promptLogprob, sample } from './forward/sample.ts'
+import { tokenLogprob } from './forward/logprob.ts'
+import { sample } from './forward/sample.ts'
 import { type Forward, step } from './forward/step.ts'
 import type { EngineEvent, FinishReason, GenerationRequest, Sequence } from './sequence.ts'
 import { finishReason } from './stream/finish.ts'
@@ -189,7 +190,7 @@ const scorePrompt = (
   const logprobs = []
   for (let p = begin; p < Math.min(end, request.prompt.length - 1); p++) {
     const logits = logitsAt(p)
-    if (logits) logprobs.push(promptLogprob(logits, request.prompt[p + 1], request.logprobs ?? 0))
+    if (logits) logprobs.push(tokenLogprob(logits, request.prompt[p + 1], request.logprobs ?? 0))
   }
   return begin === 0 || logprobs.length > 0 ? [{ kind: 'prompt', id: request.id, logprobs: begin === 0 ? [null, ...logprobs] : logprobs }] : []
 }

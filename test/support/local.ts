@@ -1,0 +1,102 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { startEngine } from '../../services/gateway/engine.ts'
+import { closeForward, openForward } from '../../services/gateway/forward/open.ts'
+import { localRunner } from '../../services/gateway/placement/local.ts'
+import type { EngineEvent, GenerationRequest, Sampling } from '../../services/gateway/sequence.ts'
+import type { Precision } from '../../shared/model/config.ts'
+import { openExperts } from '../../shared/model/experts.ts'
+import { modelHash, openModel } from '../../shared/model/open.ts'
+import { expertParts, gatewayParts } from '../../shared/model/part.ts'
+import { missingParts, shardFolder, writeShard } from '../../shared/model/shard.ts'
+
+export const greedy: Sampling = {
+  temperature: 0,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  seed: 0n,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  logitBias: new Map(),
+}
+
+export const requestOf = (prompt: readonly number[], maxTokens: number, more: Partial<GenerationRequest> = {}): GenerationRequest => ({
+  id: `request ${requests++}`,
+  model: '',
+  prompt,
+  maxTokens,
+  minTokens: 0,
+  stopIds: [],
+  sampling: greedy,
+  choice: 0,
+  logprobs: null,
+  promptLogprobs: false,
+  digest: true,
+  ...more,
+})
+let requests = 0
+
+export type Generated = { ids: number[]; digests: string[]; events: EngineEvent[] }
+
+export type LocalOptions = { precision?: Precision; kvMemoryBytes?: number; chunk?: number; maxBatchTokens?: number; maxSequences?: number; threads?: number }
+
+/** The whole engine in this process and thread, experts included: the real path without the wire. */
+export type Local = {
+  generate(request: GenerationRequest): Promise<Generated>
+  close(): Promise<void>
+}
+
+export const openLocal = async (modelDir: string, options: LocalOptions = {}): Promise<Local> => {
+  const { precision = 'fp32', kvMemoryBytes = 64 << 20, chunk = 512, maxBatchTokens = 1024, maxSequences = 64, threads = 1 } = options
+  const cacheDir = await mkdtemp(join(tmpdir(), 'expertmesh-test-'))
+  const model = await openModel(modelDir)
+  const { config } = model
+  const sparse = [...config.layers.keys()].filter((layer) => config.layers[layer].ffn === 'sparse')
+  const all = sparse.map((layer) => ({ layer, experts: [...Array(config.moe.experts).keys()] }))
+  const folder = shardFolder(cacheDir, await modelHash(model, precision, cacheDir))
+  const parts = [...gatewayParts(config), ...expertParts(all)]
+  for (const part of await missingParts(model, folder, precision, parts)) await writeShard(model, folder, precision, part)
+  await model.close()
+
+  const experts = await openExperts({ modelDir, cacheDir, precision, device: 'cpu', threads })
+  for (const { layer, experts: ids } of all) for (const expert of ids) await experts.load(layer, expert)
+  const runner = localRunner(experts)
+  const forward = await openForward({
+    modelDir,
+    cacheDir,
+    precision,
+    threads,
+    kvMemoryBytes,
+    locate: () => runner,
+    limits: { timeoutMs: 10_000, frameBytesMax: 1 << 26 },
+    observe: () => {},
+  })
+  const listeners = new Map<string, (event: EngineEvent) => void>()
+  const engine = startEngine(forward, { chunk, maxBatchTokens, maxSequences }, (events) => {
+    for (const event of events) listeners.get(event.id)?.(event)
+  })
+  return {
+    generate: (request) =>
+      new Promise((resolve, reject) => {
+        const generated: Generated = { ids: [], digests: [], events: [] }
+        listeners.set(request.id, (event) => {
+          generated.events.push(event)
+          if (event.kind === 'failed') reject(new Error(event.message))
+          if (event.kind !== 'token') return
+          generated.ids.push(event.token)
+          if (event.digest) generated.digests.push(Buffer.from(event.digest).toString('hex'))
+          if (event.finish) resolve(generated)
+        })
+        engine.submit(request)
+      }),
+    async close() {
+      await engine.stop()
+      await closeForward(forward)
+      await experts.close()
+      await rm(cacheDir, { recursive: true, force: true })
+    },
+  }
+}
