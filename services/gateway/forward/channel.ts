@@ -1,0 +1,228 @@
+import {
+  type Client,
+  type ClientDuplexStream,
+  credentials,
+  type Metadata,
+  makeGenericClientConstructor,
+} from '@grpc/grpc-js'
+import { Code, MeshError } from '../../../shared/errors.ts'
+import {
+  allFinite,
+  callOf,
+  decodeResponse,
+  encodeRequest,
+  type ForwardResponse,
+  FRAME_HEAD_BYTES,
+  frameBytes,
+  replyBytes,
+} from '../../../shared/frame.ts'
+import type { ExpertFrame } from '../../../shared/model/experts.ts'
+import { channelOptions, EXPERT_SERVICE, expertService, loadProto, tokenMetadata } from '../../../shared/rpc.ts'
+
+/** Calls without an answer per worker; more mean that the worker has stopped. */
+const OUTSTANDING_CALLS_MAX = 4096
+
+export type ChannelOptions = { address: string; token: string | null; maxFrameBytes: number }
+
+export type ExpertReply = {
+  /** Float32 [A,H], unweighted, in the order of the assignments; finite. */
+  rows: Float32Array
+  computeUs: number
+  waitUs: number
+  /** Bytes of the answer on the wire. */
+  bytes: number
+}
+
+/** Both promises may be left alone: a rejection nobody awaits is not an unhandled one. */
+export type Sent = {
+  /** The last byte has left this thread, so a kernel may block it. Also settles when the stream is lost. */
+  written: Promise<void>
+  /** Rejects with the worker's status; UNAVAILABLE when the stream was lost, DATA_LOSS or INTERNAL for a bad answer. */
+  reply: Promise<ExpertReply>
+}
+
+/** deadlineMs 0 is no limit. The signal calls a frame off: CANCELLED. */
+export type SendOptions = { deadlineMs: number; signal?: AbortSignal }
+
+type Outstanding = {
+  length: number
+  resolve(reply: ExpertReply): void
+  reject(error: MeshError): void
+}
+type Stream = ClientDuplexStream<Buffer, Buffer>
+type ForwardClient = Client & { Forward(metadata: Metadata): Stream }
+
+/** Dials when the first frame is sent, and again after a loss. */
+export const connectWorker = (options: ChannelOptions): WorkerChannel => new WorkerChannel(options)
+
+/** One bidi stream to one worker. */
+export class WorkerChannel {
+  readonly address: string
+  readonly #client: ForwardClient
+  readonly #metadata: Metadata
+  readonly #maxFrameBytes: number
+  readonly #outstanding = new Map<number, Outstanding>()
+  readonly #unwritten = new Set<() => void>()
+  #stream: Stream | null = null
+  #lastCall = 0
+  #closed = false
+
+  constructor({ address, token, maxFrameBytes }: ChannelOptions) {
+    const Constructor = makeGenericClientConstructor(expertService(loadProto('expert')), EXPERT_SERVICE)
+    const limits = channelOptions(maxFrameBytes + FRAME_HEAD_BYTES)
+    this.address = address
+    this.#client = new Constructor(address, credentials.createInsecure(), limits) as unknown as ForwardClient
+    this.#metadata = tokenMetadata(token)
+    this.#maxFrameBytes = maxFrameBytes
+  }
+
+  /** Token rows of experts that the worker holds; frame and answer must each fit maxFrameBytes. */
+  send(frame: ExpertFrame, model: string, options: SendOptions): Sent {
+    const refusal = this.#refusal(frame, options.signal)
+    if (refusal) return { written: Promise.resolve(), reply: quiet(Promise.reject(refusal)) }
+    this.#lastCall += 1
+    const call = this.#lastCall
+    const { deadlineMs } = options
+    const bytes = encodeRequest({ call, model, deadlineMs: Math.ceil(deadlineMs), cancelCall: 0, frame })
+    const reply = new Promise<ExpertReply>((resolve, reject) => {
+      const length = frame.rowIndex.length * frame.hidden
+      const end = this.#limit(call, options)
+      this.#outstanding.set(call, {
+        length,
+        resolve: (value) => {
+          end()
+          resolve(value)
+        },
+        reject: (error) => {
+          end()
+          reject(error)
+        },
+      })
+    })
+    return { written: this.#write(bytes), reply: quiet(reply) }
+  }
+
+  /** Resolves when http2 has handed the whole message to the socket, flow-control waits included. */
+  #write(bytes: Buffer): Promise<void> {
+    return new Promise((resolve) => {
+      this.#unwritten.add(resolve)
+      this.#open().write(bytes, () => {
+        this.#unwritten.delete(resolve)
+        resolve()
+      })
+    })
+  }
+
+  close(): void {
+    this.#closed = true
+    this.#lose(this.#stream, new MeshError(Code.CANCELLED, `the channel to worker ${this.address} was closed`))
+    this.#client.close()
+  }
+
+  #refusal(frame: ExpertFrame, signal: AbortSignal | undefined): MeshError | null {
+    const bytes = Math.max(frameBytes(frame), replyBytes(frame))
+    if (this.#closed) return new MeshError(Code.CANCELLED, `the channel to worker ${this.address} was closed`)
+    if (signal?.aborted) return new MeshError(Code.CANCELLED, 'the call was cancelled before it was sent')
+    if (bytes > this.#maxFrameBytes) {
+      const cause = `a frame or its answer has ${bytes} bytes and the limit is ${this.#maxFrameBytes}`
+      return new MeshError(Code.RESOURCE_EXHAUSTED, `${cause}; cut it, or raise --max-frame-mib on gateway and workers`)
+    }
+    if (this.#outstanding.size >= OUTSTANDING_CALLS_MAX) {
+      return new MeshError(Code.RESOURCE_EXHAUSTED, `worker ${this.address} owes ${OUTSTANDING_CALLS_MAX} answers`)
+    }
+    return null
+  }
+
+  /** Calls the frame off at its deadline or when the signal fires; returns what ends the watch. */
+  #limit(call: number, { deadlineMs, signal }: SendOptions): () => void {
+    const expire = (): void =>
+      this.#forget(
+        call,
+        new MeshError(Code.DEADLINE_EXCEEDED, `worker ${this.address} did not answer within ${deadlineMs} ms`),
+      )
+    const abort = (): void => this.#forget(call, new MeshError(Code.CANCELLED, 'the call was cancelled'))
+    const timer = deadlineMs > 0 ? setTimeout(expire, deadlineMs) : null
+    signal?.addEventListener('abort', abort, { once: true })
+    return () => {
+      if (timer) clearTimeout(timer)
+      signal?.removeEventListener('abort', abort)
+    }
+  }
+
+  #forget(call: number, error: MeshError): void {
+    const waiting = this.#take(call)
+    if (!waiting) return
+    waiting.reject(error)
+    this.#stream?.write(encodeRequest({ call: 0, model: '', deadlineMs: 0, cancelCall: call, frame: null }))
+  }
+
+  #take(call: number): Outstanding | undefined {
+    const waiting = this.#outstanding.get(call)
+    this.#outstanding.delete(call)
+    return waiting
+  }
+
+  #open(): Stream {
+    if (this.#stream) return this.#stream
+    const stream = this.#client.Forward(this.#metadata)
+    this.#stream = stream
+    stream.on('data', (bytes) => this.#receive(stream, bytes))
+    stream.on('error', (error) => this.#lose(stream, lost(this.address, error)))
+    stream.on('end', () => this.#lose(stream, lost(this.address, new Error('it ended the stream'))))
+    return stream
+  }
+
+  #receive(stream: Stream, bytes: Buffer): void {
+    try {
+      const response = decodeResponse(bytes)
+      // Call 0 answers a message that the worker could not read: which one is unknown, so all are sent anew.
+      if (response.call === 0) this.#lose(stream, lost(this.address, new Error(response.message)))
+      else this.#settle(response, bytes.length)
+    } catch (error) {
+      this.#take(callOf(bytes))?.reject(MeshError.from(error))
+    }
+  }
+
+  #settle(response: ForwardResponse, bytes: number): void {
+    const waiting = this.#take(response.call)
+    if (!waiting) return
+    const { rows, computeUs, waitUs } = response
+    if (response.code !== 0) waiting.reject(refused(this.address, response))
+    else if (rows.length !== waiting.length) {
+      const cause = `worker ${this.address} answered ${rows.length} values where ${waiting.length} were due`
+      waiting.reject(new MeshError(Code.DATA_LOSS, cause))
+    } else if (!allFinite(rows)) {
+      const cause = `worker ${this.address} answered values that are not finite`
+      waiting.reject(new MeshError(Code.INTERNAL, cause, { reason: 'not_finite' }))
+    } else waiting.resolve({ rows, computeUs, waitUs, bytes })
+  }
+
+  /** Every outstanding call fails; the next send opens another stream. */
+  #lose(stream: Stream | null, error: MeshError): void {
+    if (stream === null || stream !== this.#stream) return
+    this.#stream = null
+    stream.cancel()
+    for (const [call, waiting] of this.#outstanding) {
+      this.#outstanding.delete(call)
+      waiting.reject(error)
+    }
+    for (const written of this.#unwritten) written()
+    this.#unwritten.clear()
+  }
+}
+
+const quiet = <T>(promise: Promise<T>): Promise<T> => {
+  promise.catch(() => {})
+  return promise
+}
+
+const lost = (address: string, error: Error): MeshError => {
+  const known = MeshError.from(error)
+  const code = known.code === Code.UNAUTHENTICATED ? known.code : Code.UNAVAILABLE
+  return new MeshError(code, `the stream to worker ${address} was lost: ${known.message}`, { cause: error })
+}
+
+const refused = (address: string, { code, message }: ForwardResponse): MeshError => {
+  const known = Object.values(Code).find((value) => value === code) ?? Code.INTERNAL
+  return new MeshError(known, `worker ${address}: ${message}`)
+}
