@@ -1,0 +1,96 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { Code, MeshError } from '../../../shared/errors.ts'
+import type { ModelConfig, Precision } from '../../../shared/model/config.ts'
+
+/** What the API needs of a tokenizer. */
+export type Tokens = {
+  encode(text: string, options: { addSpecialTokens: boolean }): readonly number[]
+  decode(ids: readonly number[], options: { skipSpecialTokens: boolean }): string
+}
+
+/** What the API needs of a chat template. Throws INVALID_ARGUMENT where the template refuses the messages. */
+export type Chat = {
+  render(
+    messages: readonly Record<string, unknown>[],
+    options: { addGenerationPrompt: boolean; tools: readonly Record<string, unknown>[] | null },
+  ): string
+  /** The template has a place for tools. */
+  takesTools: boolean
+}
+
+export type SamplingDefaults = {
+  temperature: number
+  topP: number
+  topK: number
+  minP: number
+  repetitionPenalty: number
+}
+
+/** The one model a gateway serves, as the API sees it. */
+export type Served = {
+  /** The name clients ask for. */
+  name: string
+  /** Content hash of checkpoint, precision and shard format. */
+  hash: string
+  precision: Precision
+  numericClass: string
+  /** Unix seconds at which serving began. */
+  created: number
+  config: Pick<ModelConfig, 'family' | 'vocabulary' | 'contextLength' | 'eos'>
+  defaults: SamplingDefaults
+  /** null: the model is served by token ids alone. */
+  tokenizer: Tokens | null
+  chat: Chat | null
+}
+
+const generationConfig = z.object({
+  do_sample: z.boolean().nullish(),
+  temperature: z.number().min(0).nullish(),
+  top_p: z.number().min(0).max(1).nullish(),
+  top_k: z.int().min(0).nullish(),
+  min_p: z.number().min(0).max(1).nullish(),
+  repetition_penalty: z.number().positive().nullish(),
+})
+
+/** Defaults from a parsed generation_config.json. What it says of sampling counts only with do_sample; the rest is OpenAI's. */
+export const samplingDefaults = (json: unknown): SamplingDefaults => {
+  const result = generationConfig.safeParse(json)
+  if (!result.success) {
+    const issue = result.error.issues[0]
+    throw new MeshError(Code.INVALID_ARGUMENT, `generation_config.json: ${issue.path.join('.')}: ${issue.message}.`)
+  }
+  const said = result.data
+  const sampled = said.do_sample ? said : {}
+  return {
+    temperature: sampled.temperature ?? 1,
+    topP: sampled.top_p ?? 1,
+    topK: sampled.top_k ?? 0,
+    minP: sampled.min_p ?? 0,
+    repetitionPenalty: said.repetition_penalty ?? 1,
+  }
+}
+
+/** Defaults of the model in `dir`; a folder without generation_config.json has OpenAI's. */
+export const readSamplingDefaults = async (dir: string): Promise<SamplingDefaults> => {
+  const text = await readFile(join(dir, 'generation_config.json'), 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return '{}'
+    throw error
+  })
+  try {
+    return samplingDefaults(JSON.parse(text))
+  } catch (error) {
+    if (error instanceof MeshError) throw error
+    throw new MeshError(Code.INVALID_ARGUMENT, `generation_config.json is not JSON: ${(error as Error).message}.`)
+  }
+}
+
+/** Throws NOT_FOUND unless `name` is absent, empty or the served model's. */
+export const requireModel = (served: Served, name: string | null | undefined): void => {
+  if (!name || name === served.name) return
+  throw new MeshError(Code.NOT_FOUND, `The model ${name} does not exist here; this gateway serves ${served.name}.`, {
+    param: 'model',
+    reason: 'model_not_found',
+  })
+}
