@@ -40,7 +40,7 @@ const attentionTensors = ({ attention }: ModelConfig): LayerTensor[] => {
 const sparseTensors = ({ moe }: ModelConfig): LayerTensor[] => {
   const names: LayerTensor[] = ['router']
   if (moe.router.bias) names.push('router.bias')
-  if (moe.sharedGate) names.push('shared.router')
+  if (moe.sharedGate && moe.sharedWidth > 0) names.push('shared.router')
   return names
 }
 
