@@ -23,9 +23,9 @@ const float8 = (code: number): number => {
 }
 
 /** Bits, not floats: a NaN's payload does not survive a table of floats. */
-let halfBits: Uint32Array | undefined
-const halfTable = (): Uint32Array => {
-  halfBits ??= new Uint32Array(Float32Array.from({ length: 1 << 16 }, (_, code) => half(code)).buffer)
+let halfBits: Int32Array | undefined
+const halfTable = (): Int32Array => {
+  halfBits ??= new Int32Array(Float32Array.from({ length: 1 << 16 }, (_, code) => half(code)).buffer)
   return halfBits
 }
 
@@ -33,16 +33,23 @@ const float8Values = Float32Array.from({ length: 256 }, (_, code) => float8(code
 
 /**
  * Widens numbers in place to fp32. The stored bytes lie at the end of `out`'s memory, so that no second buffer is needed: an element is
- * read before the write of an earlier one can reach it, because out[i] ends before stored element i + 1 begins. F8_E4M3 comes out
+ * read before any write reaches it, because out[i] never ends beyond the beginning of stored element i + 1. F8_E4M3 comes out
  * without its block scales.
  */
 export const widen = (out: Float32Array, dtype: StoredType): void => {
   const { buffer, byteOffset, length } = out
   const begin = byteOffset + length * (4 - storedBytes[dtype])
-  const bits = new Uint32Array(buffer, byteOffset, length)
+  const bits = new Int32Array(buffer, byteOffset, length)
   if (dtype === 'BF16') {
+    // Two numbers per load take half the time. An odd length leaves the pairs unaligned.
+    const pairs = length % 2 === 0 ? new Int32Array(buffer, begin, length / 2) : new Int32Array(0)
+    for (let i = 0; i < pairs.length; i++) {
+      const pair = pairs[i]
+      bits[2 * i] = pair << 16
+      bits[2 * i + 1] = pair & 0xffff0000
+    }
     const stored = new Uint16Array(buffer, begin, length)
-    for (let i = 0; i < length; i++) bits[i] = stored[i] << 16
+    for (let i = 2 * pairs.length; i < length; i++) bits[i] = stored[i] << 16
   } else if (dtype === 'F16') {
     const stored = new Uint16Array(buffer, begin, length)
     const table = halfTable()
