@@ -5,7 +5,7 @@ import type { Sequence } from '../sequence.ts'
 export type Limits = {
   /** Tokens of one prompt run in one step. */
   chunk: number
-  /** Sequences running at a time; maxBatchTokens bounds them too, so that a prompt always finds room beside the decode rows. */
+  /** Sequences running at a time. */
   maxSequences: number
   /** Token rows of one step. */
   maxBatchTokens: number
@@ -48,7 +48,9 @@ const span = (sequence: Sequence, tokens: number): Span => ({
  * Every running sequence is entitled to the blocks of all its ids, those of a prompt's later chunks included; while that is
  * more than there is, the latest is preempted, and nothing is admitted that would make it so. Hence a prompt once begun is
  * never stuck half way, the oldest sequence advances in every step, and a preempted one returns only after others have
- * given blocks back. Every decode row runs in every step. Admission keeps the order of arrival: a long prompt is not overtaken.
+ * given blocks back. Every decode row runs in every step. A sequence is admitted only with a row, so that there are never
+ * more of them than maxBatchTokens, and decode rows leave room for a prompt. Admission keeps the order of arrival: a long
+ * prompt is not overtaken.
  */
 export function schedule(state: {
   waiting: readonly Sequence[]
@@ -85,7 +87,7 @@ export function schedule(state: {
   for (const sequence of kept) if (left(sequence) !== 1 && budget > 0) run(sequence)
 
   const admit: Sequence[] = []
-  const seats = Math.min(limits.maxSequences, limits.maxBatchTokens) - kept.length
+  const seats = limits.maxSequences - kept.length
   for (const sequence of preempt.length > 0 ? [] : waiting.filter(fits)) {
     if (admit.length >= seats || budget <= 0 || blocks(sequence) > freeBlocks) break
     admit.push(sequence)

@@ -190,7 +190,7 @@ function check({ fail, preempt, admit, rows }: Plan, { waiting, running, limits 
   const entitled = [...kept, ...admit].reduce((sum, { ids }) => sum + blocksFor(ids.length), 0)
 
   assert(entitled <= totalBlocks)
-  assert(tokens <= limits.maxBatchTokens)
+  assert(tokens <= limits.maxBatchTokens && kept.length + admit.length <= limits.maxBatchTokens)
   assert(kept.length + admit.length <= limits.maxSequences)
   assert(decoding.every((one, i) => rows[i].sequence === one))
   const oneToken = rows.map((row) => left(row.sequence) === 1)
@@ -209,11 +209,10 @@ function check({ fail, preempt, admit, rows }: Plan, { waiting, running, limits 
   const able = waiting.filter((one) => !fail.includes(one))
   assert(admit.every((one, i) => able[i] === one))
   const next = able[admit.length]
-  const seats = Math.min(limits.maxSequences, limits.maxBatchTokens)
   const full =
     preempt.length > 0 ||
     tokens === limits.maxBatchTokens ||
-    kept.length + admit.length === seats ||
+    kept.length + admit.length === limits.maxSequences ||
     (next && entitled + blocksFor(next.ids.length) > totalBlocks)
   assert(next === undefined || full)
 }
