@@ -1,10 +1,10 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import type { EngineReport } from './port.ts'
 
 /** Seconds; the first token waits for the queue and the prefill, so its buckets reach further. */
 const firstTokenBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120]
 const interTokenBuckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
 const endToEndBuckets = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
-const dispatchBuckets = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1]
 
 /** What the parts of the gateway report. Seconds are from a monotonic clock of one process. */
 export type Metrics = {
@@ -17,12 +17,8 @@ export type Metrics = {
   interToken(seconds: number): void
   /** A sequence left: reason is stop, length, cancelled, error or refused (the queue was full); `started` tells whether an engine had begun it. */
   finished(reason: string, seconds: number, started: boolean): void
-  /** Share of the KV cache's memory in use, 0 to 1. */
-  cacheUsage(share: number): void
-  /** One layer's dispatch to one worker and back: seconds, bytes sent and received. */
-  dispatched(worker: string, seconds: number, sentBytes: number, receivedBytes: number): void
-  /** Token rows that went through one expert on one worker. */
-  expertRows(layer: number, expert: number, worker: string, rows: number): void
+  /** What the engine did since its last report; `worker` names who ran an expert. */
+  report(report: EngineReport, worker: (layer: number, expert: number) => string): void
 }
 
 /** Counters of one gateway in Prometheus' text format, named after vLLM's (docs/design/metrics.md) behind `expertmesh_`. */
@@ -54,15 +50,13 @@ export const openMetrics = (model: string): Metrics => {
   const cache = new Gauge(named('kv_cache_usage_perc', 'Share of the KV cache in use, 0 to 1'))
   const queries = new Counter(named('prefix_cache_queries_total', 'Prompt tokens looked up in the prefix cache'))
   const hits = new Counter(named('prefix_cache_hits_total', 'Prompt tokens found in the prefix cache'))
-  const dispatch = new Histogram({
-    ...named('dispatch_seconds', 'From sending a layer to a worker to its reply'),
-    labelNames: ['worker'],
-    buckets: dispatchBuckets,
+  const steps = new Counter(named('steps_total', 'Passes of a batch through all layers'))
+  const stepRows = new Counter(named('step_rows_total', 'Token rows that went through all layers'))
+  const phases = new Counter({
+    ...named('step_seconds_total', "Time of the steps' parts, over all layers"),
+    labelNames: ['phase'],
   })
-  const bytes = new Counter({
-    ...named('dispatch_bytes_total', 'Bytes to and from workers'),
-    labelNames: ['worker', 'direction'],
-  })
+  const bytes = new Counter(named('dispatch_bytes_total', 'Bytes of token rows sent to experts and returned by them'))
   const rows = new Counter({
     ...named('expert_rows_total', 'Token rows through an expert'),
     labelNames: ['layer', 'expert', 'worker'],
@@ -86,12 +80,17 @@ export const openMetrics = (model: string): Metrics => {
       success.inc({ finished_reason: reason })
       if (reason !== 'refused') endToEnd.observe(seconds)
     },
-    cacheUsage: (share) => cache.set(share),
-    dispatched(worker, seconds, sentBytes, receivedBytes) {
-      dispatch.observe({ worker }, seconds)
-      bytes.inc({ worker, direction: 'sent' }, sentBytes)
-      bytes.inc({ worker, direction: 'received' }, receivedBytes)
+    report(report, worker) {
+      cache.set(report.cacheShare)
+      steps.inc(report.steps)
+      stepRows.inc(report.rows)
+      const { bytes: dispatched, ...times } = report.times
+      bytes.inc(dispatched)
+      for (const [name, timeMs] of Object.entries(times)) phases.inc({ phase: name.replace(/Ms$/, '') }, timeMs / 1000)
+      for (const [layer, experts] of report.expertRows.entries()) {
+        for (const [expert, count] of experts?.entries() ?? [])
+          if (count) rows.inc({ layer, expert, worker: worker(layer, expert) }, count)
+      }
     },
-    expertRows: (layer, expert, worker, count) => rows.inc({ layer, expert, worker }, count),
   }
 }

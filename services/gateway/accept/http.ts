@@ -1,5 +1,11 @@
 import { createHash, randomUUID, timingSafeEqual } from 'node:crypto'
-import Fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyRequest } from 'fastify'
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  LogController,
+} from 'fastify'
 import { Code, MeshError } from '../../../shared/errors.ts'
 import { completionShape } from './completions.ts'
 import { toFailure } from './failure.ts'
@@ -45,6 +51,15 @@ const guard =
     )
   }
 
+const refuse = (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
+  const { status, headers, body } = toFailure(error)
+  if (status >= 500) request.log.error(error)
+  reply
+    .code(status)
+    .headers({ ...headers, 'x-request-id': request.id })
+    .send(body)
+}
+
 /** The OpenAI-compatible API, ready to listen. close() ends it once the requests under way have been answered. */
 export const openHttp = (options: HttpOptions): FastifyInstance => {
   const { served } = options
@@ -52,8 +67,10 @@ export const openHttp = (options: HttpOptions): FastifyInstance => {
     bodyLimit: bodyLimitBytes,
     requestTimeout: receiveLimitMs,
     genReqId: () => randomUUID(),
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     loggerInstance: options.log,
+    // Such as a path that is no URL: it meets no hook and no error handler.
+    frameworkErrors: refuse,
   })
   // Without a parser of its own, text is refused like every type that is not JSON.
   server.removeContentTypeParser('text/plain')
@@ -62,11 +79,7 @@ export const openHttp = (options: HttpOptions): FastifyInstance => {
     reply.header('x-request-id', request.id)
   })
   if (options.token !== null) server.addHook('onRequest', guard(options.token))
-  server.setErrorHandler((error, request, reply) => {
-    const { status, headers, body } = toFailure(error)
-    if (status >= 500) request.log.error(error)
-    return reply.code(status).headers(headers).send(body)
-  })
+  server.setErrorHandler(refuse)
   server.setNotFoundHandler((request) => {
     const path = request.url.split('?')[0]
     throw new MeshError(Code.NOT_FOUND, `There is no ${request.method} ${path} here.`, { reason: 'unknown_url' })

@@ -1,5 +1,5 @@
 import type { Piece } from './generate.ts'
-import { type Shape, tokenBytes, tokenText } from './openai.ts'
+import { type Shape, tokenText } from './openai.ts'
 import type { Work } from './request.ts'
 import type { Served } from './served.ts'
 
@@ -18,8 +18,8 @@ type Chunk = {
 /** POST /v1/chat/completions' choices. */
 export const messageShape = (served: Served, work: Work): Shape<Chunk> => {
   const entry = ({ id, logprob }: { id: number; logprob: number }): Entry => {
-    const token = tokenText(served, id)
-    return { token, logprob, bytes: tokenBytes(token) }
+    const bytes = served.tokenizer?.token(id).bytes
+    return { token: tokenText(served, id), logprob, bytes: bytes ? [...bytes] : null }
   }
   const logprobsOf = ({ logprob }: Piece): Logprobs | null =>
     logprob && { content: [{ ...entry(logprob), top_logprobs: logprob.top.map(entry) }], refusal: null }

@@ -49,8 +49,4 @@ export const envelope = (served: Served, work: Work, object: string, created: nu
 })
 
 /** A token as text of its own. Part of a character shows as U+FFFD; without a tokenizer it is the id. */
-export const tokenText = (served: Served, id: number): string =>
-  served.tokenizer?.decode([id], { skipSpecialTokens: false }) ?? `token_id:${id}`
-
-/** UTF-8 bytes of a token; null where its text does not tell them. */
-export const tokenBytes = (text: string): number[] | null => (text.includes('\ufffd') ? null : [...Buffer.from(text)])
+export const tokenText = (served: Served, id: number): string => served.tokenizer?.token(id).text ?? `token_id:${id}`

@@ -167,6 +167,10 @@ const toolsOf = (served: Served, body: ChatBody): ChatBody['tools'] => {
   return body.tools
 }
 
+/** Templates write content as it is, so the parts of one become a text, a line each. */
+const asText = (message: ChatBody['messages'][number]): Record<string, unknown> =>
+  Array.isArray(message.content) ? { ...message, content: message.content.map(({ text }) => text).join('\n') } : message
+
 /** The ids a chat becomes. Throws INVALID_ARGUMENT where the model has no chat template or no tokenizer. */
 export const promptOfChat = (
   served: Served,
@@ -174,7 +178,7 @@ export const promptOfChat = (
   options: { addGenerationPrompt: boolean; tools: ChatBody['tools'] },
 ): Prompt => {
   if (!served.chat) throw invalid('This model has no chat template: use /v1/completions with a prompt.', 'messages')
-  const text = served.chat.render(messages, { ...options, tools: options.tools ?? null })
+  const text = served.chat.render(messages.map(asText), { ...options, tools: options.tools ?? null })
   // The template writes the special tokens itself.
   return promptOfText(served, text, false, 'messages')
 }

@@ -8,6 +8,8 @@ import type { ModelConfig, Precision } from '../../../shared/model/config.ts'
 export type Tokens = {
   encode(text: string, options: { addSpecialTokens: boolean }): readonly number[]
   decode(ids: readonly number[], options: { skipSpecialTokens: boolean }): string
+  /** A token's own bytes, and their text, in which part of a character shows as U+FFFD. */
+  token(id: number): { text: string; bytes: Uint8Array }
 }
 
 /** What the API needs of a chat template. Throws INVALID_ARGUMENT where the template refuses the messages. */

@@ -264,6 +264,9 @@ describe('a chat', () => {
   it('is rendered and tokenized without adding special tokens again', () => {
     const [request] = chat({}).requests
     expect(Buffer.from(request.prompt as number[]).toString()).toBe('user:hi|>')
+    const content = ['hi', 'you'].map((text) => ({ type: 'text', text }))
+    const [parts] = chat({ messages: [{ role: 'user', content }] }).requests
+    expect(Buffer.from(parts.prompt as number[]).toString()).toBe('user:hi\nyou|>')
   })
 
   it('needs a template', () => {
