@@ -1,0 +1,65 @@
+/** The entry of a compute thread: runs frames and opens experts one after the other, because a kernel blocks its thread. */
+import { parentPort, workerData } from 'node:worker_threads'
+import { invalid, MeshError } from '../../shared/errors.ts'
+import { allFinite, checksum } from '../../shared/frame.ts'
+import { type ExpertFrame, type Experts, openExperts } from '../../shared/model/experts.ts'
+import {
+  type ComputeSetup,
+  type Done,
+  type FromCompute,
+  type Job,
+  type ModelSource,
+  notHeld,
+  nowUs,
+  type ToCompute,
+} from './job.ts'
+
+const NOTHING = new Float32Array(0)
+
+const compute = ({ cacheDir, device, threads }: ComputeSetup): ((job: Job) => Promise<Float32Array>) => {
+  const opened = new Map<string, Experts>()
+
+  const run = async (model: string, frame: ExpertFrame): Promise<Float32Array> => {
+    const experts = opened.get(model)
+    for (const expert of frame.expert) {
+      if (!experts?.holds(frame.layer, expert)) throw notHeld(frame.layer, expert)
+    }
+    const numbers = frame.rows instanceof Float32Array ? frame.rows : frame.rowScale
+    if (numbers && !allFinite(numbers)) throw invalid('rows hold a value that is not finite', 'rows')
+    return experts ? experts.run(frame) : NOTHING
+  }
+
+  const load = async ({ hash, dir, precision }: ModelSource, layer: number, expert: number): Promise<void> => {
+    const experts = opened.get(hash) ?? (await openExperts({ modelDir: dir, cacheDir, precision, device, threads }))
+    opened.set(hash, experts)
+    await experts.load(layer, expert)
+  }
+
+  return async (job) => {
+    if (job.kind === 'run') return run(job.model, job.frame)
+    if (job.kind === 'load') await load(job.model, job.layer, job.expert)
+    else await opened.get(job.model)?.unload(job.layer, job.expert)
+    return NOTHING
+  }
+}
+
+const serve = (port: NonNullable<typeof parentPort>): void => {
+  const perform = compute(workerData as ComputeSetup)
+  const answer = async ({ id, job }: ToCompute): Promise<void> => {
+    const startedUs = nowUs()
+    try {
+      const rows = await perform(job)
+      const done: Done = { startedUs, computeUs: nowUs() - startedUs, rows, crc: checksum(rows) }
+      port.postMessage({ id, done } satisfies FromCompute, rows === NOTHING ? [] : [rows.buffer as ArrayBuffer])
+    } catch (error) {
+      const { code, message } = MeshError.from(error)
+      port.postMessage({ id, code, message } satisfies FromCompute)
+    }
+  }
+  let last = Promise.resolve()
+  port.on('message', (message: ToCompute) => {
+    last = last.then(() => answer(message))
+  })
+}
+
+if (parentPort) serve(parentPort)

@@ -1,0 +1,160 @@
+import { readFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import { Code, invalid, MeshError } from '../../shared/errors.ts'
+import { coresAllowed, memoryAllowedBytes } from '../../shared/machine.ts'
+import type { Device } from '../../shared/model/session.ts'
+
+/** Checked and frozen: what a worker is started with. */
+export type WorkerConfig = {
+  /** HOST:PORT or unix:PATH. */
+  listen: string
+  modelFolders: readonly string[]
+  cacheDir: string
+  device: Device
+  /** Threads that run experts, and the threads inside one of their operators. */
+  computeThreads: number
+  threadsPerLane: number
+  memoryLimitBytes: number
+  maxFrameBytes: number
+  maxQueuedFrames: number
+  token: string | null
+  /** Listens off loopback without a token: the operator asked for it. */
+  exposed: boolean
+}
+
+const MIB = 2 ** 20
+const MEMORY_SHARE = 0.8
+const TOKEN_CHARACTERS_MIN = 16
+const FRAME_MIB_MAX = 1024
+
+const HELP = `
+Environment: EXPERTMESH_MODELS and EXPERTMESH_CACHE are the defaults of --models and --cache.
+
+Examples:
+  expertmesh worker                                            one worker on this machine, port 7070
+  expertmesh worker --listen unix:/run/expertmesh/a.sock       for a gateway on the same machine (fastest)
+  expertmesh worker --listen 0.0.0.0:7070 --token-file token   for gateways elsewhere
+
+A worker holds nothing until a gateway tells it what to load. It says "listening ADDRESS" when it is ready.`
+
+type Flags = {
+  listen: string
+  models: string[]
+  cache: string
+  device: Device
+  threads: number
+  computeThreads: number
+  memoryMib: number
+  maxFrameMib: number
+  maxQueuedFrames: number
+  tokenFile?: string
+  insecure: boolean
+}
+
+const atLeast =
+  (least: number, most: number = Number.MAX_SAFE_INTEGER) =>
+  (text: string): number => {
+    const value = Number(text)
+    if (Number.isInteger(value) && value >= least && value <= most) return value
+    const bound = most === Number.MAX_SAFE_INTEGER ? `of at least ${least}` : `from ${least} to ${most}`
+    throw new InvalidArgumentError(`It must be a whole number ${bound}.`)
+  }
+
+const append = (folder: string, before: string[] | undefined): string[] => [...(before ?? []), folder]
+
+/** The flags of a worker, for its own --help and the CLI's. */
+export const workerCommand = (env: NodeJS.ProcessEnv = process.env): Command => {
+  const cores = coresAllowed()
+  const memoryMib = Math.floor((memoryAllowedBytes() * MEMORY_SHARE) / MIB)
+  return new Command('worker')
+    .description('Runs routed experts for gateways.')
+    .option('--listen <address>', 'HOST:PORT (port 0 takes a free one) or unix:PATH', '127.0.0.1:7070')
+    .option(
+      '--models <dir>',
+      `a model's folder, or a folder of such; may be repeated (default: "${env.EXPERTMESH_MODELS ?? 'models'}")`,
+      append,
+    )
+    .option(
+      '--cache <dir>',
+      'where converted weights are kept',
+      env.EXPERTMESH_CACHE ?? join(homedir(), '.cache', 'expertmesh'),
+    )
+    .addOption(new Option('--device <device>', 'where experts run').choices(['cpu', 'webgpu', 'cuda']).default('cpu'))
+    .option('--threads <n>', 'cores to use, all compute threads together', atLeast(1, 1024), cores)
+    .option('--compute-threads <n>', 'experts that run at the same time', atLeast(1, 64), 1)
+    .option(
+      '--memory-mib <n>',
+      'memory for held experts (default: 80 % of what this process may use)',
+      atLeast(1),
+      memoryMib,
+    )
+    .option('--max-frame-mib <n>', 'largest frame and answer', atLeast(1, FRAME_MIB_MAX), 64)
+    .option('--max-queued-frames <n>', 'unanswered frames per gateway', atLeast(1, 1_000_000), 1024)
+    .option('--token-file <file>', 'gateways must present the token in this file')
+    .option('--insecure', 'allow listening beyond this machine without a token', false)
+    .addHelpText('after', HELP)
+}
+
+/**
+ * @param argv the flags alone.
+ * @throws MeshError INVALID_ARGUMENT for flags that contradict each other or a token file that is no use. Unknown flags and
+ * --help end the process, as commander does.
+ */
+export const parseWorkerConfig = (argv: readonly string[], env: NodeJS.ProcessEnv = process.env): WorkerConfig => {
+  const command = workerCommand(env)
+  command.parse([...argv], { from: 'user' })
+  const flags = command.opts<Flags>()
+  const { listen, computeThreads, threads } = flags
+  checkAddress(listen)
+  if (computeThreads > threads) {
+    throw invalid(
+      `--compute-threads ${computeThreads} needs --threads of at least as many, and it is ${threads}`,
+      'compute-threads',
+    )
+  }
+  const token = flags.tokenFile === undefined ? null : readToken(flags.tokenFile)
+  const exposed = token === null && !isLocal(listen)
+  if (exposed && !flags.insecure) {
+    const cause = `listening on ${listen} without a token would let anyone use this worker`
+    throw invalid(`${cause}; give --token-file, listen on 127.0.0.1, or insist with --insecure`, 'listen')
+  }
+  return Object.freeze({
+    listen,
+    modelFolders: flags.models ?? [env.EXPERTMESH_MODELS ?? 'models'],
+    cacheDir: flags.cache,
+    device: flags.device,
+    computeThreads,
+    threadsPerLane: Math.floor(threads / computeThreads),
+    memoryLimitBytes: flags.memoryMib * MIB,
+    maxFrameBytes: flags.maxFrameMib * MIB,
+    maxQueuedFrames: flags.maxQueuedFrames,
+    token,
+    exposed,
+  })
+}
+
+const checkAddress = (listen: string): void => {
+  const port = Number(/^(?:\[[0-9a-fA-F:]+\]|[^:/\s]+):(\d{1,5})$/.exec(listen)?.[1] ?? Number.NaN)
+  if (/^unix:.+/.test(listen) || (port >= 0 && port <= 65535)) return
+  throw invalid(`--listen ${listen} is neither HOST:PORT nor unix:PATH`, 'listen')
+}
+
+/** Reachable from this machine alone. */
+const isLocal = (listen: string): boolean => /^(unix:|127\.\d+\.\d+\.\d+:|localhost:|\[::1\]:)/.test(listen)
+
+const readToken = (file: string): string => {
+  let token: string
+  try {
+    token = readFileSync(file, 'utf8').trim()
+  } catch (error) {
+    throw new MeshError(Code.INVALID_ARGUMENT, `--token-file ${file} cannot be read: ${(error as Error).message}`, {
+      cause: error,
+    })
+  }
+  // Tokens travel in a header.
+  if (token.length >= TOKEN_CHARACTERS_MIN && /^[\x21-\x7e]+$/.test(token)) return token
+  const cure = `put at least ${TOKEN_CHARACTERS_MIN} characters of one line of ASCII there, such as "openssl rand -hex 32" writes`
+  throw invalid(`--token-file ${file} holds no usable token; ${cure}`, 'token-file')
+}

@@ -1,0 +1,25 @@
+import { Code, MeshError } from '../../shared/errors.ts'
+import type { Precision } from '../../shared/model/config.ts'
+import type { ExpertFrame } from '../../shared/model/experts.ts'
+import type { Device } from '../../shared/model/session.ts'
+
+/** What the gRPC thread and the compute threads say to each other. */
+export type ComputeSetup = { cacheDir: string; device: Device; threads: number }
+export type ModelSource = { hash: string; dir: string; precision: Precision }
+
+export type Job =
+  | { kind: 'run'; model: string; frame: ExpertFrame }
+  | { kind: 'load'; model: ModelSource; layer: number; expert: number }
+  | { kind: 'unload'; model: string; layer: number; expert: number }
+
+/** startedUs is on the clock of nowUs. rows is empty for anything but 'run'. */
+export type Done = { startedUs: number; computeUs: number; rows: Float32Array; crc: number }
+export type ToCompute = { id: number; job: Job }
+export type FromCompute = { id: number; done: Done } | { id: number; code: Code; message: string }
+
+/** A monotonic clock that all threads share, in microseconds. */
+export const nowUs = (): number => Number(process.hrtime.bigint() / 1000n)
+
+/** What a gateway is told that asks for an expert which could be here and is not. */
+export const notHeld = (layer: number, expert: number): MeshError =>
+  new MeshError(Code.FAILED_PRECONDITION, `(layer ${layer}, expert ${expert}) is not held here; load it first`)

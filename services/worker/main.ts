@@ -1,0 +1,110 @@
+import { realpathSync } from 'node:fs'
+import { type Logger, pino } from 'pino'
+import { MeshError } from '../../shared/errors.ts'
+import { FRAME_HEAD_BYTES } from '../../shared/frame.ts'
+import { onParentLost } from '../../shared/lifeline.ts'
+import { numericClass } from '../../shared/model/probe.ts'
+import {
+  addHealth,
+  addReflection,
+  closeServer,
+  createServer,
+  EXPERT_SERVICE,
+  expertService,
+  listen,
+  loadProto,
+} from '../../shared/rpc.ts'
+import { parseWorkerConfig, type WorkerConfig } from './config.ts'
+import { createForward } from './forward.ts'
+import { Hold } from './hold.ts'
+import { Lane } from './lane.ts'
+import { visibleModels } from './models.ts'
+import { expertHandlers } from './service.ts'
+
+/** Longest wait for accepted frames at the end. */
+const DRAIN_LIMIT_MS = 10_000
+/** Streams of gateways never end by themselves; they are broken after this. */
+const CLOSE_LIMIT_MS = 500
+
+export type RunningWorker = {
+  /** What a client dials. */
+  address: string
+  /** Answers accepted frames, then ends. */
+  close(): Promise<void>
+}
+
+/**
+ * Measures the numeric class, hashes the models, starts the compute threads and listens.
+ * @param onDeath called when a compute thread ends by itself: the process is of no use any more.
+ * @throws MeshError when there is nothing to serve or the device or address cannot be had.
+ */
+export const runWorker = async (
+  config: WorkerConfig,
+  { log, onDeath }: { log: Logger; onDeath: (error: Error) => void },
+): Promise<RunningWorker> => {
+  const { cacheDir, device, computeThreads, threadsPerLane: threads } = config
+  if (config.exposed)
+    log.warn({ listen: config.listen }, 'INSECURE: anyone who reaches this address can use this worker')
+  const measured = await numericClass({ device, threads })
+  const onRefused = (folder: string, error: MeshError): void =>
+    log.warn({ folder, reason: error.message }, 'model left out')
+  const models = await visibleModels(config.modelFolders, { cacheDir, device, onRefused })
+  const lanes = Array.from({ length: computeThreads }, () => new Lane({ cacheDir, device, threads }, onDeath))
+  const hold = new Hold({ models, lanes, cacheDir, memoryLimitBytes: config.memoryLimitBytes })
+  const forward = createForward(hold, lanes, config)
+  const proto = loadProto('expert')
+  const server = createServer({ token: config.token, maxMessageBytes: config.maxFrameBytes + FRAME_HEAD_BYTES })
+  const facts = { device, numericClass: measured, threads: computeThreads * threads }
+  server.addService(expertService(proto), expertHandlers(hold, forward, facts))
+  addReflection(server, proto)
+  const setServing = addHealth(server, EXPERT_SERVICE)
+  const address = await listen(server, config.listen)
+  setServing(true)
+  for (const { dir, precision, hash } of models) log.info({ dir, precision, hash }, 'model')
+  log.info({ address, device, threads: facts.threads, numericClass: measured }, 'listening')
+  return {
+    address,
+    close: async () => {
+      setServing(false)
+      hold.close()
+      await within(forward.drain(), DRAIN_LIMIT_MS)
+      await closeServer(server, CLOSE_LIMIT_MS)
+      await Promise.all(lanes.map((lane) => lane.close()))
+    },
+  }
+}
+
+const within = async (work: Promise<void>, limitMs: number): Promise<void> => {
+  let timer: NodeJS.Timeout | undefined
+  const limit = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, limitMs)
+  })
+  await Promise.race([work, limit])
+  clearTimeout(timer)
+}
+
+/** Runs as a process: one line "listening ADDRESS" on stdout for whoever started it, the log on stderr. */
+const main = async (): Promise<void> => {
+  const log = pino({ name: 'worker' }, pino.destination({ dest: 2, sync: true }))
+  const die = (error: unknown): void => {
+    log.fatal(MeshError.from(error).message)
+    process.exit(1)
+  }
+  try {
+    const worker = await runWorker(parseWorkerConfig(process.argv.slice(2)), { log, onDeath: die })
+    const end = (): void => {
+      process.once('SIGTERM', () => process.exit(1))
+      process.once('SIGINT', () => process.exit(1))
+      log.info('draining')
+      worker.close().then(() => process.exit(0), die)
+    }
+    process.once('SIGTERM', end)
+    process.once('SIGINT', end)
+    onParentLost(end)
+    process.stdout.write(`listening ${worker.address}\n`)
+  } catch (error) {
+    die(error)
+  }
+}
+
+if (process.argv[1] && realpathSync(process.argv[1]) === import.meta.filename) await main()

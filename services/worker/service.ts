@@ -1,0 +1,45 @@
+import type { ServerUnaryCall, ServiceError, sendUnaryData, UntypedServiceImplementation } from '@grpc/grpc-js'
+import type { HoldingsResponse } from '../../shared/gen/expertmesh/v1/HoldingsResponse.ts'
+import type { LoadRequest__Output } from '../../shared/gen/expertmesh/v1/LoadRequest.ts'
+import type { LoadResponse } from '../../shared/gen/expertmesh/v1/LoadResponse.ts'
+import type { UnloadRequest__Output } from '../../shared/gen/expertmesh/v1/UnloadRequest.ts'
+import type { UnloadResponse } from '../../shared/gen/expertmesh/v1/UnloadResponse.ts'
+import { statusOf } from '../../shared/status.ts'
+import type { Forward } from './forward.ts'
+import type { Hold } from './hold.ts'
+
+/** What a worker says of itself besides what it holds. */
+export type WorkerFacts = { device: string; numericClass: string; threads: number }
+
+/** The handlers of ExpertService. */
+export const expertHandlers = (hold: Hold, forward: Forward, facts: WorkerFacts): UntypedServiceImplementation => ({
+  Forward: forward.serve,
+  Load: unary(async ({ model, experts }: LoadRequest__Output): Promise<LoadResponse> => {
+    const loaded = await hold.load(model, experts)
+    return { loaded, held_bytes: hold.heldBytes }
+  }),
+  Unload: unary(async ({ model, experts }: UnloadRequest__Output): Promise<UnloadResponse> => {
+    const unloaded = await hold.unload(model, experts)
+    return { unloaded, held_bytes: hold.heldBytes }
+  }),
+  Holdings: unary(
+    async (): Promise<HoldingsResponse> => ({
+      models: hold.held(),
+      visible: hold.visible,
+      held_bytes: hold.heldBytes,
+      memory_limit_bytes: hold.memoryLimitBytes,
+      device: facts.device,
+      numeric_class: facts.numericClass,
+      threads: facts.threads,
+    }),
+  ),
+})
+
+const unary =
+  <Request, Response>(answer: (request: Request) => Promise<Response>) =>
+  ({ request }: ServerUnaryCall<Request, Response>, reply: sendUnaryData<Response>): void => {
+    answer(request).then(
+      (response) => reply(null, response),
+      (error) => reply(statusOf(error) as Partial<ServiceError>),
+    )
+  }
