@@ -76,7 +76,8 @@ export const startCluster = async (options: ClusterOptions = {}): Promise<Cluste
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     log += text
   })
-  const found: { url?: string; grpc?: string } = {}
+  let url: string | undefined
+  let grpc: string | undefined
   const listening = new Promise<Cluster>((resolve, reject) => {
     const late = setTimeout(() => reject(new Error(`not listening after ${startLimitMs} ms:\n${log}`)), startLimitMs)
     child.once('exit', (code, signal) => {
@@ -84,9 +85,8 @@ export const startCluster = async (options: ClusterOptions = {}): Promise<Cluste
       reject(new Error(`expertmesh up ended with ${code ?? signal}:\n${log}`))
     })
     createInterface(child.stdout).on('line', (line) => {
-      found.url ??= /^listening (http:\S+)$/.exec(line)?.[1]
-      found.grpc ??= /^listening grpc (\S+)$/.exec(line)?.[1]
-      const { url, grpc } = found
+      url ??= /^listening (http:\S+)$/.exec(line)?.[1]
+      grpc ??= /^listening grpc (\S+)$/.exec(line)?.[1]
       if (!url || !grpc) return
       clearTimeout(late)
       resolve({ url, grpc, process: child, log: () => log, stop: () => stop(child) })
