@@ -1,0 +1,75 @@
+/** A small config.json of each family that keeps its quirks alive, and no two sizes equal that a transposed matrix would hide behind. */
+const gqa = {
+  vocab_size: 128,
+  hidden_size: 64,
+  intermediate_size: 96,
+  num_hidden_layers: 3,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  num_experts_per_tok: 3,
+  hidden_act: 'silu',
+  max_position_embeddings: 256,
+  bos_token_id: 0,
+  eos_token_id: 1,
+}
+
+const mla = {
+  ...gqa,
+  num_key_value_heads: 4,
+  moe_intermediate_size: 40,
+  kv_lora_rank: 32,
+  qk_nope_head_dim: 16,
+  qk_rope_head_dim: 8,
+  v_head_dim: 12,
+  n_routed_experts: 8,
+  first_k_dense_replace: 1,
+}
+
+export const tinyConfigs = {
+  deepseek: {
+    ...gqa,
+    model_type: 'deepseek',
+    moe_intermediate_size: 40,
+    n_shared_experts: 2,
+    n_routed_experts: 8,
+    first_k_dense_replace: 1,
+  },
+  deepseek_v2: { ...mla, model_type: 'deepseek_v2', q_lora_rank: null, n_shared_experts: 2 },
+  deepseek_v3: {
+    ...mla,
+    model_type: 'deepseek_v3',
+    q_lora_rank: 24,
+    n_shared_experts: 1,
+    n_group: 4,
+    topk_group: 2,
+    num_nextn_predict_layers: 1,
+  },
+  kimi_k2: {
+    ...mla,
+    model_type: 'kimi_k2',
+    q_lora_rank: 24,
+    n_shared_experts: 1,
+    n_group: 1,
+    topk_group: 1,
+    rope_theta: 50_000,
+  },
+  mixtral: { ...gqa, model_type: 'mixtral', num_local_experts: 8, sliding_window: 4, rope_theta: 1e6 },
+  olmoe: { ...gqa, model_type: 'olmoe', num_experts: 8, clip_qkv: 1.5 },
+  qwen2_moe: {
+    ...gqa,
+    model_type: 'qwen2_moe',
+    moe_intermediate_size: 40,
+    shared_expert_intermediate_size: 48,
+    num_experts: 8,
+    mlp_only_layers: [1],
+  },
+  qwen3_moe: {
+    ...gqa,
+    model_type: 'qwen3_moe',
+    head_dim: 24,
+    moe_intermediate_size: 40,
+    num_experts: 8,
+    norm_topk_prob: true,
+  },
+} satisfies Record<string, Record<string, unknown>>
+export type FamilyName = keyof typeof tinyConfigs

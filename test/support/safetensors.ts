@@ -1,0 +1,25 @@
+export type Stored = { dtype: string; shape: number[]; data: Uint8Array }
+
+export const bytes = (array: ArrayBufferView): Uint8Array =>
+  new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+export const floats = (...values: number[]): Uint8Array => bytes(Float32Array.from(values))
+
+/** A safetensors file with this header, right or wrong. */
+export const withHeader = (header: string | Uint8Array, data: Uint8Array): Uint8Array => {
+  const text = Buffer.from(header)
+  const length = Buffer.alloc(8)
+  length.writeBigUInt64LE(BigInt(text.length))
+  return Buffer.concat([length, text, data])
+}
+
+/** A safetensors file with a padded header, its tensors in the order given. */
+export const safetensors = (tensors: Record<string, Stored>): Uint8Array => {
+  let offset = 0
+  const entries = Object.entries(tensors).map(([name, { dtype, shape, data }]) => {
+    const begin = offset
+    offset += data.length
+    return [name, { dtype, shape, data_offsets: [begin, offset] }]
+  })
+  const header = `${JSON.stringify({ __metadata__: { format: 'pt' }, ...Object.fromEntries(entries) })}   `
+  return withHeader(header, Buffer.concat(Object.values(tensors).map(({ data }) => data)))
+}
