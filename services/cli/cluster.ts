@@ -1,0 +1,109 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { Code, MeshError } from '../../shared/errors.ts'
+import { coresAllowed } from '../../shared/machine.ts'
+import { type Member, readLog, startMember } from './member.ts'
+import { type ClusterOptions, gatewayFlags, workerFlags } from './plan.ts'
+import { aborted } from './signals.ts'
+
+const READY_POLL_MS = 50
+const READY_CALL_MS = 5_000
+const PROGRESS_MS = 2_000
+
+/** A gateway and its workers, all processes of this machine. */
+export type Cluster = {
+  /** http://HOST:PORT */
+  readonly http: string
+  /** HOST:PORT of the gateway's gRPC. */
+  readonly grpc: string
+  /** Rejects when the gateway ends unasked; never resolves. */
+  readonly failed: Promise<never>
+  /** Ends every process, the gateway first. */
+  stop(): Promise<void>
+}
+
+/** Tells a person on stderr; stdout is for results. */
+export const say = (text: string): void => console.error(text)
+
+/**
+ * Starts the processes and waits until every expert is served.
+ * @throws MeshError UNAVAILABLE when one of them ends instead, CANCELLED when the signal aborts; nothing is left running then.
+ */
+export const startCluster = async (
+  options: ClusterOptions,
+  signal: AbortSignal,
+  verbose: boolean,
+): Promise<Cluster> => {
+  const directory = await mkdtemp(join(tmpdir(), 'expertmesh-'))
+  const members: Member[] = []
+  let stopping = false
+  const stop = async (): Promise<void> => {
+    stopping = true
+    for (const kind of ['gateway', 'worker']) {
+      await Promise.all(members.filter(({ name }) => name.startsWith(kind)).map((member) => member.stop()))
+    }
+    await rm(directory, { recursive: true, force: true })
+  }
+  const start = (service: 'gateway' | 'worker', name: string, flags: string[]): Member => {
+    const member = startMember(service, name, flags, (line) => {
+      const { text, urgent } = readLog(line)
+      if (verbose || (urgent && !stopping)) say(`${name}: ${verbose ? line : text}`)
+    })
+    members.push(member)
+    return member
+  }
+  const endProgress = reportProgress(`starting a gateway and ${count(options.workers, 'worker')}`)
+  try {
+    const cancelled = aborted(signal).then(() => {
+      throw new MeshError(Code.CANCELLED, 'stopped while starting')
+    })
+    const cores = coresAllowed()
+    const workers = Array.from({ length: options.workers }, (_, index) =>
+      start('worker', `worker ${index}`, workerFlags(options, index, directory, cores)),
+    )
+    const addresses = await Promise.race([Promise.all(workers.map(dialled)), cancelled])
+    const gateway = start('gateway', 'gateway', gatewayFlags(options, addresses))
+    const at = await Promise.race([gateway.listening(2), cancelled])
+    const failed = gateway.ended.then(({ code, signal }) => {
+      throw new MeshError(Code.UNAVAILABLE, `the gateway ended (${signal ?? `exit code ${code}`})`)
+    })
+    failed.catch(() => {}) // Whoever waits on it hears of it; nobody need.
+    const [http, grpc] = [at.get('http') ?? '', at.get('grpc') ?? '']
+    await Promise.race([ready(http, signal), cancelled, failed])
+    for (const worker of workers) {
+      void worker.ended.then(() => {
+        if (!stopping) say(`${worker.name} has ended; what needs its experts fails until the cluster is started again`)
+      })
+    }
+    return { http, grpc, failed, stop }
+  } catch (thrown) {
+    await stop()
+    throw thrown
+  } finally {
+    endProgress()
+  }
+}
+
+const dialled = async (worker: Member): Promise<string> => [...(await worker.listening(1)).values()][0]
+
+export const count = (n: number, noun: string): string => `${n} ${noun}${n === 1 ? '' : 's'}`
+
+/** Polls /readyz, which is 200 when every (layer, expert) has a live holder. */
+const ready = async (http: string, signal: AbortSignal): Promise<void> => {
+  while (!signal.aborted) {
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(READY_CALL_MS)])
+    const response = await fetch(`${http}/readyz`, { signal: limit }).catch(() => null)
+    await response?.arrayBuffer()
+    if (response?.ok) return
+    await delay(READY_POLL_MS)
+  }
+}
+
+/** Says what is going on every two seconds until the returned function is called. */
+export const reportProgress = (what: string): (() => void) => {
+  const begun = Date.now()
+  const timer = setInterval(() => say(`${what}: ${Math.round((Date.now() - begun) / 1000)} s`), PROGRESS_MS)
+  return () => clearInterval(timer)
+}

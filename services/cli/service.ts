@@ -1,0 +1,28 @@
+import { spawn } from 'node:child_process'
+import { Command } from 'commander'
+import { built } from '../../shared/root.ts'
+import type { Service } from './member.ts'
+
+/** `expertmesh gateway …` and `expertmesh worker …`: the service itself, with every flag (--help too) its own. */
+export const serviceCommand = (service: Service, description: string): Command =>
+  new Command(service)
+    .description(description)
+    .argument('[flags...]', `see expertmesh ${service} --help`)
+    .helpOption(false)
+    .allowUnknownOption()
+    .passThroughOptions()
+    .action((flags: string[]) => become(service, flags))
+
+/** Runs the service in this process's place: same terminal, signals passed on, its exit code is ours. */
+const become = async (service: Service, flags: readonly string[]): Promise<void> => {
+  const child = spawn(process.execPath, [built(`services/${service}/main.ts`), ...flags], {
+    stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
+    // Out of the terminal's foreground group, so that Ctrl-C reaches it once, from here.
+    detached: true,
+  })
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => child.kill(name))
+  process.exitCode = await new Promise<number>((resolve, reject) => {
+    child.once('error', reject)
+    child.once('exit', (code) => resolve(code ?? 1))
+  })
+}
