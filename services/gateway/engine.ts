@@ -15,7 +15,7 @@ export type RunningEngine = {
   cancel(id: string): void
   /** Ends the loop after the step under way. */
   stop(): Promise<void>
-  counts(): { waiting: number; running: number }
+  counts(): { waiting: number; running: number; preempted: number }
 }
 
 /** Runs sequences until stopped: batch → step → emit → settle. Events only enqueue; the loop takes them between steps. */
@@ -24,6 +24,7 @@ export const startEngine = (forward: Forward, limits: Limits, emit: (events: Eng
   let waiting: Sequence[] = []
   let running: Sequence[] = []
   let arrivals = 0
+  let preempted = 0
   let stopping = false
   let wake = (): void => {}
   const cancelled = new Set<string>()
@@ -59,6 +60,7 @@ export const startEngine = (forward: Forward, limits: Limits, emit: (events: Eng
       fail(sequence, new MeshError(Code.RESOURCE_EXHAUSTED, `this request does not fit the KV cache: ${cure}`))
     }
     for (const sequence of preempt) {
+      preempted++
       cache.drop(sequence.request.id)
       running = running.filter((other) => other !== sequence)
       waiting.unshift(Object.assign(sequence, { status: 'waiting', cached: 0 }))
@@ -167,7 +169,7 @@ export const startEngine = (forward: Forward, limits: Limits, emit: (events: Eng
       wake()
       await done
     },
-    counts: () => ({ waiting: waiting.length, running: running.length }),
+    counts: () => ({ waiting: waiting.length, running: running.length, preempted }),
   }
 }
 

@@ -1,4 +1,4 @@
-import type { MessagePort, Worker } from 'node:worker_threads'
+import type { Worker } from 'node:worker_threads'
 import type { Precision } from '../../shared/model/config.ts'
 import { Code } from '../../shared/errors.ts'
 import type { Limits } from './batch/schedule.ts'
@@ -34,6 +34,8 @@ export type EngineReport = {
   cacheShare: number
   waiting: number
   running: number
+  /** Sequences sent back to be computed again, since the start. */
+  preempted: number
 }
 
 export type FromEngine =
@@ -90,10 +92,4 @@ export const connectEngine = (
       else stopped()
     })
   })
-}
-
-/** The engine thread's end: hands messages on, one at a time. */
-export const listen = (port: MessagePort, onMessage: (message: ToEngine) => void): ((message: FromEngine) => void) => {
-  port.on('message', onMessage)
-  return (message) => port.postMessage(message)
 }

@@ -23,7 +23,11 @@ export const greedy: Sampling = {
   logitBias: new Map(),
 }
 
-export const requestOf = (prompt: readonly number[], maxTokens: number, more: Partial<GenerationRequest> = {}): GenerationRequest => ({
+export const requestOf = (
+  prompt: readonly number[],
+  maxTokens: number,
+  more: Partial<GenerationRequest> = {},
+): GenerationRequest => ({
   id: `request ${requests++}`,
   model: '',
   prompt,
@@ -41,16 +45,31 @@ let requests = 0
 
 export type Generated = { ids: number[]; digests: string[]; events: EngineEvent[] }
 
-export type LocalOptions = { precision?: Precision; kvMemoryBytes?: number; chunk?: number; maxBatchTokens?: number; maxSequences?: number; threads?: number }
+export type LocalOptions = {
+  precision?: Precision
+  kvMemoryBytes?: number
+  chunk?: number
+  maxBatchTokens?: number
+  maxSequences?: number
+  threads?: number
+}
 
 /** The whole engine in this process and thread, experts included: the real path without the wire. */
 export type Local = {
   generate(request: GenerationRequest): Promise<Generated>
+  preempted(): number
   close(): Promise<void>
 }
 
 export const openLocal = async (modelDir: string, options: LocalOptions = {}): Promise<Local> => {
-  const { precision = 'fp32', kvMemoryBytes = 64 << 20, chunk = 512, maxBatchTokens = 1024, maxSequences = 64, threads = 1 } = options
+  const {
+    precision = 'fp32',
+    kvMemoryBytes = 64 << 20,
+    chunk = 512,
+    maxBatchTokens = 1024,
+    maxSequences = 64,
+    threads = 1,
+  } = options
   const cacheDir = await mkdtemp(join(tmpdir(), 'expertmesh-test-'))
   const model = await openModel(modelDir)
   const { config } = model
@@ -58,7 +77,8 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
   const all = sparse.map((layer) => ({ layer, experts: [...Array(config.moe.experts).keys()] }))
   const folder = shardFolder(cacheDir, await modelHash(model, precision, cacheDir))
   const parts = [...gatewayParts(config), ...expertParts(all)]
-  for (const part of await missingParts(model, folder, precision, parts)) await writeShard(model, folder, precision, part)
+  for (const part of await missingParts(model, folder, precision, parts))
+    await writeShard(model, folder, precision, part)
   await model.close()
 
   const experts = await openExperts({ modelDir, cacheDir, precision, device: 'cpu', threads })
@@ -92,6 +112,7 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
         })
         engine.submit(request)
       }),
+    preempted: () => engine.counts().preempted,
     async close() {
       await engine.stop()
       await closeForward(forward)
