@@ -15,7 +15,7 @@ export type Metrics = {
   token(): void
   firstToken(seconds: number): void
   interToken(seconds: number): void
-  /** A sequence left: reason is stop, length, cancelled, error or refused (the queue was full); `started` tells whether an engine had begun it. */
+  /** A sequence left: stop, length, cancelled, error or refused (the queue was full). `started`: an engine had begun it. */
   finished(reason: string, seconds: number, started: boolean): void
   /** What the engine did since its last report; `worker` names who ran an expert. */
   report(report: EngineReport, worker: (layer: number, expert: number) => string): void

@@ -46,8 +46,8 @@ const failureOf = (status: number, message: string, param: string | null, code: 
 })
 
 /**
- * The one place where a throw becomes an HTTP answer. A MeshError keeps its sentence, what the HTTP server refuses keeps its status,
- * and anything else is a 500 that gives nothing away.
+ * The one place where a throw becomes an HTTP answer. A MeshError keeps its sentence, what the HTTP server refuses keeps
+ * its status, and anything else is a 500 that gives nothing away.
  */
 export const toFailure = (thrown: unknown): Failure => {
   if (thrown instanceof MeshError) {

@@ -17,7 +17,7 @@ const stop = z
   .min(1, 'a stop string cannot be empty')
   .max(stopCharactersMax, `a stop string has at most ${stopCharactersMax} characters`)
 
-/** Fields of both kinds of body. OpenAI's, then those other servers add. null is the same as absent, unknown fields are ignored. */
+/** Fields of both kinds of body: OpenAI's, then those other servers add. null is as good as absent. */
 const generation = {
   model: z.string().nullish(),
   max_tokens: integer.min(1, 'must be at least 1').nullish(),

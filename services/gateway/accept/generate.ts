@@ -131,8 +131,8 @@ const usageOf = (work: Work, choices: readonly Followed[]): Usage => {
 }
 
 /**
- * Hands a request's sequences to the engine and follows them. Resolves once all are accepted; rejects with RESOURCE_EXHAUSTED,
- * none of them left behind, when the queue is full. `signal` cancels what has not finished, and pieces then ends early.
+ * Hands a request's sequences to the engine and follows them. Resolves once all are accepted; rejects with
+ * RESOURCE_EXHAUSTED, none of them left behind, when the queue is full. `signal` cancels what has not finished, and pieces then ends early.
  * Pieces that nobody has read yet wait in memory: at most one per token asked for.
  */
 export const generate = async (parts: GenerateParts, work: Work, signal: AbortSignal): Promise<Generation> => {

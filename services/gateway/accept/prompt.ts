@@ -2,7 +2,7 @@ import { Code, invalid, MeshError } from '../../../shared/errors.ts'
 import { choicesMax } from './fields.ts'
 import type { Served } from './served.ts'
 
-/** A text of more characters than this for each token of the context is refused unread: encoding it would hold up everyone. */
+/** More characters than this per token of the context are refused unread: encoding them would hold up everyone. */
 const charactersPerToken = 256
 
 /** A prompt as ids, and as the text a caller who asks for an echo gets. */

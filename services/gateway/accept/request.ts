@@ -138,8 +138,8 @@ const workOf = (served: Served, body: Body, prompts: readonly Prompt[], kind: Ki
 }
 
 /**
- * POST /v1/completions. Throws INVALID_ARGUMENT naming the field at fault (reason context_length_exceeded where the context is),
- * NOT_FOUND for another model. Without max_tokens, `tokensDefault` are generated; null is to the end of the context.
+ * POST /v1/completions. Throws INVALID_ARGUMENT naming the field at fault (reason context_length_exceeded where the
+ * context is), NOT_FOUND for another model. Without max_tokens, `tokensDefault` are generated; null is to the end of the context.
  */
 export const acceptCompletion = (
   served: Served,

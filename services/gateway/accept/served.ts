@@ -56,7 +56,7 @@ const generationConfig = z.object({
   repetition_penalty: z.number().positive().nullish(),
 })
 
-/** Defaults from a parsed generation_config.json. What it says of sampling counts only with do_sample; the rest is OpenAI's. */
+/** Defaults from a parsed generation_config.json. Its sampling counts only with do_sample; the rest is OpenAI's. */
 export const samplingDefaults = (json: unknown): SamplingDefaults => {
   const result = generationConfig.safeParse(json)
   if (!result.success) {
