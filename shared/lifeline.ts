@@ -1,9 +1,11 @@
 /**
- * Calls `end` when the process that started this one is gone, however it went: its side of the IPC channel closes even after
- * SIGKILL. Does nothing in a process started without such a channel (a shell, systemd, a container).
+ * Calls `end` once when the process that started this one is gone, however it went: its side of the IPC channel closes even
+ * after SIGKILL. At once where that has happened already. Does nothing in a process started without such a channel (from a
+ * shell, systemd, a container).
  */
 export const onParentLost = (end: () => void): void => {
-  if (!process.channel) return
-  process.once('disconnect', end)
-  process.channel.unref()
+  const connected: boolean | undefined = process.connected
+  if (connected === undefined) return
+  if (connected) process.once('disconnect', end)
+  else end()
 }
