@@ -18,18 +18,10 @@ import type { ForwardRequest__Output } from '../../shared/gen/expertmesh/v1/Forw
 import type { ForwardResponse__Output } from '../../shared/gen/expertmesh/v1/ForwardResponse.ts'
 import type { ExpertFrame } from '../../shared/model/experts.ts'
 import { EXPERT_SERVICE, loadProto, serviceOf } from '../../shared/rpc.ts'
+import { seeded } from '../support/random.ts'
 
 const { Forward } = serviceOf(loadProto('expert'), EXPERT_SERVICE)
 
-/** A small linear congruential generator (Numerical Recipes' constants): the same cases in every run. */
-const generator = (seed: number) => {
-  let state = seed >>> 0
-  const next = (below: number): number => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return Math.floor((state / 2 ** 32) * below)
-  }
-  return next
-}
 type Next = (below: number) => number
 
 const randomFrame = (next: Next, precision: 'fp32' | 'int8'): ExpertFrame => {
@@ -114,7 +106,7 @@ const codeOf = (act: () => unknown): Code | null => {
 
 describe('a request frame', () => {
   it('is read by protobufjs as it was written, for random frames', () => {
-    const next = generator(1)
+    const next = seeded(1)
     for (let i = 0; i < 200; i += 1) {
       const request = randomRequest(next)
       const { crc, ...read } = Forward.requestDeserialize(encodeRequest(request)) as ForwardRequest__Output
@@ -124,7 +116,7 @@ describe('a request frame', () => {
   })
 
   it('is the very bytes protobufjs would write', () => {
-    const next = generator(2)
+    const next = seeded(2)
     for (let i = 0; i < 200; i += 1) {
       const request = randomRequest(next)
       const expected = Forward.requestSerialize(withoutDefaults({ ...plain(request), crc: crcOf(request.frame!) }))
@@ -133,7 +125,7 @@ describe('a request frame', () => {
   })
 
   it('comes back equal from any position in memory', () => {
-    const next = generator(3)
+    const next = seeded(3)
     for (let i = 0; i < 200; i += 1) {
       const request = randomRequest(next)
       expect(asArrays(decodeRequest(displaced(encodeRequest(request), i % 8)))).toEqual(request)
@@ -141,13 +133,13 @@ describe('a request frame', () => {
   })
 
   it('needs no more head room than is promised', () => {
-    const frame = randomFrame(generator(4), 'int8')
+    const frame = randomFrame(seeded(4), 'int8')
     const largest = { call: 2 ** 53 - 1, model: 'm'.repeat(256), deadlineMs: 2 ** 32 - 1, cancelCall: 0, frame }
     expect(encodeRequest(largest).length - frameBytes(frame)).toBeLessThanOrEqual(FRAME_HEAD_BYTES)
   })
 
   it('may carry unpacked, split and unknown fields', () => {
-    const request = { ...randomRequest(generator(5)), call: 7 }
+    const request = { ...randomRequest(seeded(5)), call: 7 }
     const { rowIndex, expert } = request.frame!
     const packed = encodeRequest(request)
     const unpacked = (field: number, values: Uint32Array): Buffer =>
@@ -209,7 +201,7 @@ describe('a request that contradicts itself is refused as INVALID_ARGUMENT', () 
 
 describe('a response frame', () => {
   it('agrees with protobufjs byte for byte and field for field', () => {
-    const next = generator(6)
+    const next = seeded(6)
     for (let i = 0; i < 200; i += 1) {
       const response = randomResponse(next)
       const rows = Buffer.from(response.rows.buffer)
@@ -245,7 +237,7 @@ describe('a damaged message', () => {
   const allowed = [null, Code.INVALID_ARGUMENT, Code.DATA_LOSS]
 
   it('never throws anything but INVALID_ARGUMENT or DATA_LOSS', () => {
-    const next = generator(7)
+    const next = seeded(7)
     for (let i = 0; i < 4000; i += 1) {
       const request = flips(encodeRequest(randomRequest(next)), next)
       const response = flips(encodeResponse(randomResponse(next)), next)
@@ -256,7 +248,7 @@ describe('a damaged message', () => {
   })
 
   it('is DATA_LOSS for any flipped bit of the tensors, and keeps its call number', () => {
-    const next = generator(8)
+    const next = seeded(8)
     for (let i = 0; i < 300; i += 1) {
       const request = randomRequest(next)
       const bytes = encodeRequest(request)
@@ -268,7 +260,7 @@ describe('a damaged message', () => {
   })
 
   it('of random bytes is refused', () => {
-    const next = generator(9)
+    const next = seeded(9)
     for (let i = 0; i < 2000; i += 1) {
       const bytes = Buffer.from(Array.from({ length: next(60) }, () => next(256)))
       expect([Code.INVALID_ARGUMENT, Code.DATA_LOSS, null]).toContain(codeOf(() => decodeRequest(bytes)))
