@@ -56,7 +56,7 @@ export const nucleus = (
   // Tokens below this weigh less than (1 − topP) / 2 of the whole all together, so none of them can be in the nucleus: only the
   // few above it are sorted.
   const floor = ((1 - topP) * total) / (2 * weights.length)
-  const sorted = values.filter((_, id) => weights[id] >= floor).sort()
+  const sorted = values.filter((value, id) => value > -Infinity && weights[id] >= floor).sort()
   let before = 0
   let count = 0
   while (count < sorted.length && (count === 0 || before < topP * total)) {

@@ -6,8 +6,9 @@ import type { TokenLogprob } from '../sequence.ts'
  * The lowest id among the largest logits [V]; −∞ is a logit like any other.
  * @throws MeshError INTERNAL where a logit is NaN or +∞: no answer made from it would mean anything.
  */
-export const argmax = (logits: ArrayLike<number>): number => {
+export const argmax = (logits: Float32Array | Float64Array): number => {
   let best = 0
+  let most = -Infinity
   for (let id = 0; id < logits.length; id++) {
     const logit = logits[id]
     if (!(logit < Infinity)) {
@@ -16,7 +17,10 @@ export const argmax = (logits: ArrayLike<number>): number => {
         `The model gave ${logit} as the logit of token ${id}, so no token can be chosen.`,
       )
     }
-    if (logit > logits[best]) best = id
+    if (logit > most) {
+      best = id
+      most = logit
+    }
   }
   return best
 }

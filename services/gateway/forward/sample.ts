@@ -88,8 +88,10 @@ const draw = (values: Float64Array, best: number, sampling: Sampling, u: number)
   if (topK > 0 && topK < values.length) keepLargest(values, kthLargest(values, topK), topK)
   // Weights are relative to the largest: exp of a difference cannot overflow, and min-p compares with exactly 1.
   const max = values[best]
-  const weights = values.map((value) => Math.exp((value - max) / temperature))
-  if (topP < 1) nucleus(values, weights, topP, (value) => Math.exp((value - max) / temperature))
+  const weigh = (value: number): number => Math.exp((value - max) / temperature)
+  const weights = new Float64Array(values.length)
+  for (let id = 0; id < values.length; id++) if (values[id] > -Infinity) weights[id] = weigh(values[id])
+  if (topP < 1) nucleus(values, weights, topP, weigh)
   let total = 0
   for (let id = 0; id < weights.length; id++) {
     if (weights[id] < minP) weights[id] = 0

@@ -27,14 +27,20 @@ const replacement = '\ufffd'
  */
 export const textStream = (
   tokenizer: Decoder,
-  options: { prompt?: readonly number[]; stop?: readonly string[] } = {},
+  options: { prompt?: readonly number[]; stop?: readonly string[]; minTokens?: number } = {},
 ): TextStream => {
-  const characters = characterStream(tokenizer, options.prompt ?? [])
-  const scan = stopScan(options.stop ?? [])
+  const { prompt = [], stop = [], minTokens = 0 } = options
+  const characters = characterStream(tokenizer, prompt)
+  const scan = stopScan(stop)
+  let pushed = 0
   let done = false
   return {
     push: (id) => {
-      const result = done ? { text: '', stopped: true } : scan.push(characters.push(id))
+      if (done) return { text: '', stopped: true }
+      const text = characters.push(id)
+      pushed++
+      // The text of the first minTokens tokens is not searched.
+      const result = pushed <= minTokens ? { text, stopped: false } : scan.push(text)
       done = result.stopped
       return result
     },
@@ -86,10 +92,9 @@ const characterStream = (tokenizer: Decoder, prompt: readonly number[]) => {
       const whole = certain(text)
       const delta = whole.slice(given)
       given += delta.length
-      if (whole.length < text.length) {
-        if (window.length - pending > pendingMax) cut(text)
-      } else if (delta !== '') advance()
-      else if (!isText(id)) window.pop()
+      if (delta === '' && !isText(id)) window.pop()
+      else if (delta !== '' && whole.length === text.length) advance()
+      else if (window.length - pending > pendingMax) cut(text)
       return delta
     },
     end: (): string => decode(window).slice(given),
