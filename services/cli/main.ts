@@ -16,6 +16,8 @@ const { version, description } = JSON.parse(readFileSync(join(packageRoot, 'pack
 const program = new Command('expertmesh')
   .description(description)
   .version(version)
+  // Flags after a service's name are the service's.
+  .enablePositionalOptions()
   .addCommand(upCommand())
   .addCommand(serviceCommand('gateway', 'Serves one model over HTTP and gRPC, with experts on the workers it is given'))
   .addCommand(serviceCommand('worker', 'Holds and runs experts for gateways'))

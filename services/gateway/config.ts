@@ -41,7 +41,8 @@ const positive = (text: string): number => {
 const address = (text: string): Address => {
   const match = /^(?<host>\[[^\]]+\]|[^:]+):(?<port>\d+)$/.exec(text)
   const port = Number(match?.groups?.port)
-  if (!match?.groups || port > 65_535) throw new InvalidArgumentError('It must be HOST:PORT; port 0 takes any free one.')
+  if (!match?.groups || port > 65_535)
+    throw new InvalidArgumentError('It must be HOST:PORT; port 0 takes any free one.')
   return { host: match.groups.host.replace(/^\[|\]$/g, ''), port }
 }
 
@@ -54,7 +55,11 @@ export const gatewayCommand = (): Command =>
     )
     .requiredOption('--model <dir>', 'Hugging Face folder: config.json, safetensors, tokenizer.json')
     .option('--worker <address>', 'an expert worker, HOST:PORT or unix:PATH (repeat for each)', append, [])
-    .addOption(new Option('--precision <kind>', 'fp32 matches transformers token for token, int8 is faster').choices(['fp32', 'int8']).default('int8'))
+    .addOption(
+      new Option('--precision <kind>', 'fp32 matches transformers token for token, int8 is faster')
+        .choices(['fp32', 'int8'])
+        .default('int8'),
+    )
     .option('--listen <host:port>', 'HTTP', address, { host: '127.0.0.1', port: 8080 })
     .option('--grpc-listen <host:port>', 'gRPC', address, { host: '127.0.0.1', port: 0 })
     .option('--chunk <tokens>', 'prompt tokens run in one step, at most', positive, 512)
@@ -71,12 +76,16 @@ export const gatewayCommand = (): Command =>
     .option('--insecure', 'allow listening beyond this machine without a token', false)
 
 /** Arguments (without node and script) and environment → checked, frozen values. Exits through commander on a wrong flag. */
-export const readConfig = (argv: readonly string[], env: NodeJS.ProcessEnv = process.env): GatewayConfig => {
-  const o = gatewayCommand().parse([...argv], { from: 'user' }).opts()
+export const parseGatewayConfig = (argv: readonly string[], env: NodeJS.ProcessEnv = process.env): GatewayConfig => {
+  const o = gatewayCommand()
+    .parse([...argv], { from: 'user' })
+    .opts()
   const token = o.tokenFile ? readToken(o.tokenFile) : null
   for (const listen of [o.listen, o.grpcListen] as Address[]) checkExposure(listen, token, o.insecure)
   if (o.chunk > o.maxBatchTokens)
-    throw invalid(`--chunk ${o.chunk} is more than --max-batch-tokens ${o.maxBatchTokens}: lower one or raise the other`)
+    throw invalid(
+      `--chunk ${o.chunk} is more than --max-batch-tokens ${o.maxBatchTokens}: lower one or raise the other`,
+    )
   return Object.freeze({
     modelDir: resolve(o.model),
     cacheDir: resolve(o.cache ?? env.EXPERTMESH_CACHE ?? join(homedir(), '.cache', 'expertmesh')),
@@ -107,6 +116,8 @@ const checkExposure = ({ host, port }: Address, token: string | null, insecure: 
   const local = host === 'localhost' || host === '::1' || host.startsWith('127.')
   if (local || token !== null) return
   if (!insecure)
-    throw invalid(`listening on ${host}:${port} without a token lets anyone on the network in: give --token-file, or --insecure if that is meant`)
+    throw invalid(
+      `listening on ${host}:${port} without a token lets anyone on the network in: give --token-file, or --insecure if that is meant`,
+    )
   process.stderr.write(`WARNING: ${host}:${port} is open to everyone who can reach this machine (--insecure)\n`)
 }

@@ -1,9 +1,9 @@
 import { Code, MeshError } from '../../shared/errors.ts'
 import { advance, type Limits, type Plan, type Span, schedule } from './batch/schedule.ts'
 import type { Batch } from './forward/batch.ts'
-import { blockRows } from './forward/open.ts'
 import { positionDigest } from './forward/digest.ts'
 import { tokenLogprob } from './forward/logprob.ts'
+import { blockRows } from './forward/open.ts'
 import { sample } from './forward/sample.ts'
 import { type Forward, step } from './forward/step.ts'
 import type { EngineEvent, FinishReason, GenerationRequest, Sequence } from './sequence.ts'
@@ -101,7 +101,8 @@ export const startEngine = (forward: Forward, limits: Limits, emit: (events: Eng
       sequence.cached = end
       if (cancelled.has(sequence.request.id)) return
       const { request, ids } = sequence
-      if (request.promptLogprobs) events.push(...scorePrompt(sequence, begin, end, (p) => logitsOf.get(batch.starts[i] + p - begin)))
+      if (request.promptLogprobs)
+        events.push(...scorePrompt(sequence, begin, end, (p) => logitsOf.get(batch.starts[i] + p - begin)))
       const last = logitsOf.get(batch.starts[i + 1] - 1)
       if (end < ids.length || !last) return
       events.push(nextToken(sequence, last))
@@ -194,5 +195,7 @@ const scorePrompt = (
     const logits = logitsAt(p)
     if (logits) logprobs.push(tokenLogprob(logits, request.prompt[p + 1], request.logprobs ?? 0))
   }
-  return begin === 0 || logprobs.length > 0 ? [{ kind: 'prompt', id: request.id, logprobs: begin === 0 ? [null, ...logprobs] : logprobs }] : []
+  return begin === 0 || logprobs.length > 0
+    ? [{ kind: 'prompt', id: request.id, logprobs: begin === 0 ? [null, ...logprobs] : logprobs }]
+    : []
 }

@@ -1,6 +1,6 @@
 import type { Worker } from 'node:worker_threads'
-import type { Precision } from '../../shared/model/config.ts'
 import { Code } from '../../shared/errors.ts'
+import type { Precision } from '../../shared/model/config.ts'
 import type { Limits } from './batch/schedule.ts'
 import type { DispatchLimits } from './forward/dispatch.ts'
 import type { LayerTimes } from './forward/step.ts'
@@ -22,7 +22,10 @@ export type EngineSetup = {
   token: string | null
 }
 
-export type ToEngine = { kind: 'submit'; request: GenerationRequest } | { kind: 'cancel'; id: string } | { kind: 'stop' }
+export type ToEngine =
+  | { kind: 'submit'; request: GenerationRequest }
+  | { kind: 'cancel'; id: string }
+  | { kind: 'stop' }
 
 /** What the engine did since the last report. Times are summed over layers, in milliseconds. */
 export type EngineReport = {

@@ -37,7 +37,9 @@ const runChild = (
   new Promise((resolve, reject) => {
     let finished = false
     let failure: Failure | undefined
-    const child = fork(built('shared/model/convert.ts'), ['--convert'], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    const child = fork(built('shared/model/convert.ts'), ['--convert'], {
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    })
     const stop = () => child.kill('SIGKILL')
     signal?.addEventListener('abort', stop, { once: true })
     child.on('message', (message: Report) => {

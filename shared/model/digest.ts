@@ -35,11 +35,14 @@ export const fileDigests = async (paths: readonly string[], cacheDir: string): P
 const readKnown = async (cache: string): Promise<Known[]> => {
   try {
     const parsed: unknown = JSON.parse(await readFile(cache, 'utf8'))
-    return Array.isArray(parsed) ? parsed : []
+    return Array.isArray(parsed) ? parsed.filter(isKnown) : []
   } catch {
     return []
   }
 }
+
+const isKnown = (value: unknown): value is Known =>
+  typeof value === 'object' && value !== null && 'sha256' in value && /^[0-9a-f]{64}$/.test(String(value.sha256))
 
 const digest = async (path: string): Promise<string> => {
   const hash = createHash('sha256')

@@ -34,7 +34,13 @@ export type Experts = {
   close(): Promise<void>
 }
 
-export type ExpertsOptions = { modelDir: string; cacheDir: string; precision: Precision; device: Device; threads: number }
+export type ExpertsOptions = {
+  modelDir: string
+  cacheDir: string
+  precision: Precision
+  device: Device
+  threads: number
+}
 
 export const openExperts = async (options: ExpertsOptions): Promise<Experts> => {
   const { modelDir, cacheDir, precision, device, threads } = options
@@ -48,9 +54,20 @@ export const openExperts = async (options: ExpertsOptions): Promise<Experts> => 
   const load = async (layer: number, expert: number): Promise<void> => {
     if (sessions.has(key(layer, expert))) return
     const part = { kind: 'expert', layer, expert } as const
-    const session = await openSession(partGraph(config, part, precision), { folder, shard: shardName(part), threads, device })
+    const session = await openSession(partGraph(config, part, precision), {
+      folder,
+      shard: shardName(part),
+      threads,
+      device,
+    })
     const warmth = new Float32Array(config.hidden)
-    await runRows(session, device, precision === 'fp32' ? warmth : new Uint8Array(config.hidden), new Float32Array(1), config.hidden)
+    await runRows(
+      session,
+      device,
+      precision === 'fp32' ? warmth : new Uint8Array(config.hidden),
+      new Float32Array(1),
+      config.hidden,
+    )
     sessions.set(key(layer, expert), session)
   }
 
@@ -98,13 +115,19 @@ const heldExperts = (keys: readonly string[]): { layer: number; experts: number[
   for (const [layer, expert] of keys.map((k) => k.split('/').map(Number))) {
     layers.set(layer, [...(layers.get(layer) ?? []), expert])
   }
-  return [...layers].map(([layer, experts]): LayerExperts & { experts: number[] } => ({ layer, experts: experts.sort((a, b) => a - b) }))
+  return [...layers].map(([layer, experts]): LayerExperts & { experts: number[] } => ({
+    layer,
+    experts: experts.sort((a, b) => a - b),
+  }))
 }
 
 /** Rows by index: [n,width]. */
 const gather = <A extends Float32Array | Uint8Array>(rows: A, index: Uint32Array, width: number): A => {
-  const picked = (rows instanceof Uint8Array ? new Uint8Array(index.length * width) : new Float32Array(index.length * width)) as A
-  for (let i = 0; i < index.length; i++) picked.set(rows.subarray(index[i] * width, (index[i] + 1) * width) as never, i * width)
+  const picked = (
+    rows instanceof Uint8Array ? new Uint8Array(index.length * width) : new Float32Array(index.length * width)
+  ) as A
+  for (let i = 0; i < index.length; i++)
+    picked.set(rows.subarray(index[i] * width, (index[i] + 1) * width) as never, i * width)
   return picked
 }
 

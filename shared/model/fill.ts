@@ -52,7 +52,13 @@ type PutMatrix = (name: string, values: Float32Array, width: number) => Promise<
 const evenNorm = (norm: Float32Array, consumer: Float32Array, precision: Precision): Float32Array | null =>
   precision === 'fp32' ? null : equalise(Float64Array.from(norm, Math.abs), columnSizes(consumer, norm.length))
 
-const fillProject = async (model: Weights, layer: number, precision: Precision, put: Put, matrix: PutMatrix): Promise<void> => {
+const fillProject = async (
+  model: Weights,
+  layer: number,
+  precision: Precision,
+  put: Put,
+  matrix: PutMatrix,
+): Promise<void> => {
   const { config, weights, checkpoint } = model
   const { attention: a, hidden } = config
   const read = (name: LayerTensor) => checkpoint.read(weights.layer(layer, name))
@@ -87,7 +93,12 @@ const fillProject = async (model: Weights, layer: number, precision: Precision, 
 }
 
 /** kv.b [heads·(nope+value), kvLora] cut into one matrix per head: keys [nope,kvLora] act on queries, values [kvLora,value] on results. */
-const putAbsorbed = async ({ config, weights, checkpoint }: Weights, layer: number, side: 'k' | 'v', put: Put): Promise<void> => {
+const putAbsorbed = async (
+  { config, weights, checkpoint }: Weights,
+  layer: number,
+  side: 'k' | 'v',
+  put: Put,
+): Promise<void> => {
   const { attention: a } = config
   assert(a.kind === 'mla')
   const kvB = await checkpoint.read(weights.layer(layer, 'attention.kv.b'))
@@ -99,7 +110,13 @@ const putAbsorbed = async ({ config, weights, checkpoint }: Weights, layer: numb
   }
 }
 
-const fillOutput = async (model: Weights, layer: number, precision: Precision, put: Put, matrix: PutMatrix): Promise<void> => {
+const fillOutput = async (
+  model: Weights,
+  layer: number,
+  precision: Precision,
+  put: Put,
+  matrix: PutMatrix,
+): Promise<void> => {
   const { config, weights, checkpoint } = model
   const { attention: a, hidden, moe } = config
   const read = (name: LayerTensor) => checkpoint.read(weights.layer(layer, name))
@@ -117,7 +134,11 @@ const fillOutput = async (model: Weights, layer: number, precision: Precision, p
  * Factors between a layer's second norm and all that reads it. The router stands for the experts: every process that converts one
  * expert must arrive at the same factors without reading the others.
  */
-const ffnFactors = async ({ config, weights, checkpoint }: Weights, layer: number, precision: Precision): Promise<Float32Array | null> => {
+const ffnFactors = async (
+  { config, weights, checkpoint }: Weights,
+  layer: number,
+  precision: Precision,
+): Promise<Float32Array | null> => {
   if (precision === 'fp32') return null
   const consumer = config.layers[layer].ffn === 'dense' ? 'shared.gate' : 'router'
   const norm = await checkpoint.read(weights.layer(layer, 'ffn.norm'))

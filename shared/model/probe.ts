@@ -120,7 +120,12 @@ const cachedRows: Feeds = (begin, end) => {
   return { q: float32(doubled, [doubled.length / 80, 80]), k: cache(), v: cache(), length: int64([end]) }
 }
 
-const openProbe = async (folder: string, name: string, graph: Graph, { device, threads }: ProbeOptions): Promise<Session> => {
+const openProbe = async (
+  folder: string,
+  name: string,
+  graph: Graph,
+  { device, threads }: ProbeOptions,
+): Promise<Session> => {
   const shard = Buffer.alloc(graph.shardBytes)
   for (const { type, offset, bytes } of graph.weights) {
     const values = wave(type === 'float32' ? bytes / 4 : bytes, offset)
@@ -149,7 +154,10 @@ const checkBlocks = async (name: string, session: Session, feeds: Feeds, hash: H
         const got = bytesOf(tensor).slice(-rowBytes * (end - begin))
         if (Buffer.compare(got, bytesOf(whole[output]).subarray(begin * rowBytes, end * rowBytes)) === 0) continue
         const cause = `on this machine the result "${output}" of ${name} changes with the number of rows (${size} or ${ROWS})`
-        throw new MeshError(Code.FAILED_PRECONDITION, `${cause}, so answers would depend on batching; use another machine or device`)
+        throw new MeshError(
+          Code.FAILED_PRECONDITION,
+          `${cause}, so answers would depend on batching; use another machine or device`,
+        )
       }
     }
   }

@@ -9,7 +9,8 @@ export const transpose = (matrix: Float32Array, rows: number, columns: number): 
     const bottom = Math.min(rows, top + TILE)
     for (let left = 0; left < columns; left += TILE) {
       const right = Math.min(columns, left + TILE)
-      for (let r = top; r < bottom; r++) for (let c = left; c < right; c++) turned[c * rows + r] = matrix[r * columns + c]
+      for (let r = top; r < bottom; r++)
+        for (let c = left; c < right; c++) turned[c * rows + r] = matrix[r * columns + c]
     }
   }
   return turned
@@ -20,7 +21,11 @@ const LEVELS = 127
 const ZERO = 128
 
 /** Quantises each output channel by its largest magnitude: weight [in,out] uint8 around 128, scale [out]; w ≈ (q − 128) · scale. */
-export const quantiseMatrix = (matrix: Float32Array, out: number, width: number): { weight: Uint8Array; scale: Float32Array } => {
+export const quantiseMatrix = (
+  matrix: Float32Array,
+  out: number,
+  width: number,
+): { weight: Uint8Array; scale: Float32Array } => {
   const scale = new Float32Array(out)
   const inverse = new Float64Array(out)
   for (let r = 0; r < out; r++) {

@@ -28,7 +28,10 @@ export const openRope = ({ dim, theta, scaling }: Positions): Rope => {
     if (!row) {
       const inverse = length > 0 && scaling.kind === 'dynamic' ? stretched(dim, theta, scaling, length) : fixed
       const turns = inverse.map((f) => Math.fround(f * position))
-      row = { cos: turns.map((t) => Math.fround(Math.cos(t)) * factor), sin: turns.map((t) => Math.fround(Math.sin(t)) * factor) }
+      row = {
+        cos: turns.map((t) => Math.fround(Math.cos(t)) * factor),
+        sin: turns.map((t) => Math.fround(Math.sin(t)) * factor),
+      }
       if (kept.size >= ROWS_KEPT_MAX) kept.clear()
       kept.set(id, row)
     }
@@ -49,8 +52,12 @@ export const openRope = ({ dim, theta, scaling }: Positions): Rope => {
 const frequencies = (dim: number, theta: number): Float32Array =>
   Float32Array.from({ length: dim / 2 }, (_, i) => 1 / Math.fround(theta ** Math.fround((2 * i) / dim)))
 
-const stretched = (dim: number, theta: number, { factor, maxPositions }: RopeScaling & { kind: 'dynamic' }, length: number): Float32Array =>
-  frequencies(dim, theta * ((factor * length) / maxPositions - (factor - 1)) ** (dim / (dim - 2)))
+const stretched = (
+  dim: number,
+  theta: number,
+  { factor, maxPositions }: RopeScaling & { kind: 'dynamic' },
+  length: number,
+): Float32Array => frequencies(dim, theta * ((factor * length) / maxPositions - (factor - 1)) ** (dim / (dim - 2)))
 
 const scale = (base: Float32Array, dim: number, theta: number, scaling: RopeScaling): Float32Array => {
   switch (scaling.kind) {

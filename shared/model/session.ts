@@ -64,7 +64,7 @@ const reason = (error: unknown): string => (error instanceof Error ? error.messa
 
 const cure: Record<Exclude<Device, 'cpu'>, string> = {
   webgpu:
-    'WebGPU needs a Vulkan driver: install the GPU vendor\'s, or Debian\'s chromium for its software one and set VK_ICD_FILENAMES=/usr/lib/chromium/vk_swiftshader_icd.json; or use --device cpu.',
+    "WebGPU needs a Vulkan driver: install the GPU vendor's, or Debian's chromium for its software one and set VK_ICD_FILENAMES=/usr/lib/chromium/vk_swiftshader_icd.json; or use --device cpu.",
   cuda: 'CUDA needs CUDA 12, cuDNN 9 and ONNX Runtime\'s CUDA library: run "npm rebuild onnxruntime-node --onnxruntime-node-install=cuda12"; or use --device cpu.',
 }
 

@@ -10,7 +10,12 @@ import { type Part, partGraph, shardName } from './part.ts'
 export const shardFolder = (cacheDir: string, modelHash: string): string => join(cacheDir, 'shards', modelHash)
 
 /** Those of the parts whose shard is not on disk yet, or has another size. */
-export const missingParts = async (model: Weights, folder: string, precision: Precision, parts: readonly Part[]): Promise<Part[]> => {
+export const missingParts = async (
+  model: Weights,
+  folder: string,
+  precision: Precision,
+  parts: readonly Part[],
+): Promise<Part[]> => {
   const missing: Part[] = []
   for (const part of parts) {
     const found = await stat(join(folder, shardName(part))).catch(() => null)

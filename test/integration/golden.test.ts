@@ -2,7 +2,17 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { describeGolden, golden } from '../support/goldens.ts'
 import { type Local, openLocal, requestOf } from '../support/local.ts'
 
-const families = ['deepseek', 'deepseek_v2', 'deepseek_v2_yarn', 'deepseek_v3', 'deepseek_v3_yarn', 'mixtral', 'qwen2_moe', 'qwen3_moe', 'olmoe']
+const families = [
+  'deepseek',
+  'deepseek_v2',
+  'deepseek_v2_yarn',
+  'deepseek_v3',
+  'deepseek_v3_yarn',
+  'mixtral',
+  'qwen2_moe',
+  'qwen3_moe',
+  'olmoe',
+]
 
 for (const name of families) {
   describeGolden(name, () => {

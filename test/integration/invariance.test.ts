@@ -46,7 +46,9 @@ const suite = (dir: () => string, precision: Precision, vocabulary: number, bloc
     it(`${kind}: beside eight others, with two threads, with a prefix hit`, async () => {
       const whole = await alone({}, more)
       const local = await open({ threads: 2, chunk: 32, maxBatchTokens: 64 })
-      const others = Array.from({ length: 8 }, (_, i) => local.generate(requestOf(promptOf(i + 2, 10 + 17 * i, vocabulary), outputTokens, more)))
+      const others = Array.from({ length: 8 }, (_, i) =>
+        local.generate(requestOf(promptOf(i + 2, 10 + 17 * i, vocabulary), outputTokens, more)),
+      )
       expect(bits(await local.generate(requestOf(prompt, outputTokens, more)))).toEqual(whole)
       await Promise.all(others)
       const again = await local.generate(requestOf(prompt, outputTokens, more))
@@ -60,11 +62,14 @@ const suite = (dir: () => string, precision: Precision, vocabulary: number, bloc
       const tokens = 140
       const roomy = await open()
       const expected = []
-      for (let i = 0; i < 3; i++) expected.push(bits(await roomy.generate(requestOf(promptOf(i + 20, 110, vocabulary), tokens, more))))
+      for (let i = 0; i < 3; i++)
+        expected.push(bits(await roomy.generate(requestOf(promptOf(i + 20, 110, vocabulary), tokens, more))))
       await roomy.close()
       // Three sequences of one block each that all grow into a second: five blocks are one too few.
       const tight = await open({ kvMemoryBytes: Math.ceil(5.9 * blockBytes) })
-      const runs = await Promise.all([0, 1, 2].map((i) => tight.generate(requestOf(promptOf(i + 20, 110, vocabulary), tokens, more))))
+      const runs = await Promise.all(
+        [0, 1, 2].map((i) => tight.generate(requestOf(promptOf(i + 20, 110, vocabulary), tokens, more))),
+      )
       expect(tight.preempted()).toBeGreaterThan(0)
       expect(runs.map(bits)).toEqual(expected)
       await tight.close()
@@ -73,8 +78,12 @@ const suite = (dir: () => string, precision: Precision, vocabulary: number, bloc
 }
 
 for (const precision of ['fp32', 'int8'] as const) {
-  describeGolden('deepseek', () => describe(precision, () => suite(() => golden('deepseek').dir, precision, 256, 4 * 2 * 64 * 128 * 4)))
-  describeGolden('deepseek_v3_yarn', () => describe(precision, () => suite(() => golden('deepseek_v3_yarn').dir, precision, 256, 4 * 40 * 128 * 4)))
+  describeGolden('deepseek', () =>
+    describe(precision, () => suite(() => golden('deepseek').dir, precision, 256, 4 * 2 * 64 * 128 * 4)),
+  )
+  describeGolden('deepseek_v3_yarn', () =>
+    describe(precision, () => suite(() => golden('deepseek_v3_yarn').dir, precision, 256, 4 * 40 * 128 * 4)),
+  )
 }
 
 /** Random models at the head sizes of the families, over prompts that need one, two and three cache blocks. */
@@ -132,7 +141,9 @@ describe('at real head sizes', () => {
       for (const chunk of [512, 1, 17, 64]) {
         const local = await openLocal(dir, { chunk, precision: 'fp32' })
         for (const length of [100, 250, 300]) {
-          const generated = await local.generate(requestOf(prompt.slice(0, length), 8, { promptLogprobs: true, logprobs: 0 }))
+          const generated = await local.generate(
+            requestOf(prompt.slice(0, length), 8, { promptLogprobs: true, logprobs: 0 }),
+          )
           const known = digests.get(length) ?? generated.digests.join()
           expect(generated.digests.join()).toBe(known)
           digests.set(length, known)

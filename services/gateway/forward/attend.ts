@@ -17,7 +17,12 @@ export type Attended = {
   share: Float32Array | null
 }
 
-export type AttendSessions = { project: readonly Session[]; output: readonly Session[]; attention: Session; windowed: Session }
+export type AttendSessions = {
+  project: readonly Session[]
+  output: readonly Session[]
+  attention: Session
+  windowed: Session
+}
 
 /** Attention, residual, norm and router of one layer over a batch; appends the batch's keys and values to the cache. */
 export const attend = async (
@@ -79,7 +84,10 @@ const mix = async (
     const result =
       window === null
         ? await sessions.attention.run(feeds)
-        : await sessions.windowed.run({ ...feeds, mask: float32(windowMask(S, end, k.capacity, window), [S, k.capacity]) })
+        : await sessions.windowed.run({
+            ...feeds,
+            mask: float32(windowMask(S, end, k.capacity, window), [S, k.capacity]),
+          })
     const values = result.mixed.data as Float32Array
     mixed.set(values.subarray((S - (last - first)) * width), first * width)
   }

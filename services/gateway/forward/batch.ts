@@ -6,7 +6,6 @@ import type { Sequence } from '../sequence.ts'
 import type { Attended } from './attend.ts'
 import { allFinite } from './rows.ts'
 
-
 /** One step's token rows: the spans one after the other. */
 export type Batch = {
   spans: readonly Span[]

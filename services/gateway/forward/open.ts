@@ -34,12 +34,18 @@ export const openForward = async (options: ForwardOptions): Promise<Forward> => 
     for (const layer of config.layers.keys()) opened.push(await open(layer))
     return opened
   }
-  const readBias = (layer: number): Promise<Float32Array> => model.checkpoint.read(model.weights.layer(layer, 'router.bias'))
+  const readBias = (layer: number): Promise<Float32Array> =>
+    model.checkpoint.read(model.weights.layer(layer, 'router.bias'))
   const biased = (layer: number): boolean => config.moe.router.bias && config.layers[layer].ffn === 'sparse'
   const forward = {
     config,
     rope: openRope(config.positions),
-    cache: new KvCache({ layers: config.layers.length, arrays: cacheArrays(config), blockRows, memoryBytes: kvMemoryBytes }),
+    cache: new KvCache({
+      layers: config.layers.length,
+      arrays: cacheArrays(config),
+      blockRows,
+      memoryBytes: kvMemoryBytes,
+    }),
     embed: await openPart({ kind: 'embed' }),
     attend: {
       project: await perLayer((layer) => openPart({ kind: 'project', layer })),
@@ -61,8 +67,15 @@ export const openForward = async (options: ForwardOptions): Promise<Forward> => 
 /** Releases the sessions and the cache. */
 export const closeForward = async (forward: Forward): Promise<void> => {
   const { attend, shared } = forward
-  const sessions: (Session | null)[] = [forward.embed, forward.head, attend.attention, attend.windowed, ...attend.project, ...attend.output, ...shared]
+  const sessions: (Session | null)[] = [
+    forward.embed,
+    forward.head,
+    attend.attention,
+    attend.windowed,
+    ...attend.project,
+    ...attend.output,
+    ...shared,
+  ]
   for (const session of sessions) await session?.close()
   forward.cache.close()
 }
-

@@ -8,7 +8,13 @@ export type Routes = { topK: number; ids: Uint32Array; weights: Float32Array }
  * lowest id. Formulas: DeepSeekMoE (arXiv:2401.06066) eq. 10, DeepSeek-V2 §2.2.2 (group maximum), DeepSeek-V3 (arXiv:2412.19437) §2.1.2
  * (sum of a group's two best, weights without the bias).
  */
-export const route = (affinity: Float32Array, experts: number, topK: number, router: Router, bias: Float32Array | null): Routes => {
+export const route = (
+  affinity: Float32Array,
+  experts: number,
+  topK: number,
+  router: Router,
+  bias: Float32Array | null,
+): Routes => {
   const rows = affinity.length / experts
   const ids = new Uint32Array(rows * topK)
   const weights = new Float32Array(rows * topK)

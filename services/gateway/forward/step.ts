@@ -1,8 +1,8 @@
 import type { ModelConfig } from '../../../shared/model/config.ts'
 import type { Rope } from '../../../shared/model/rope.ts'
 import type { Session } from '../../../shared/model/session.ts'
-import { type AttendSessions, type Attended, attend } from './attend.ts'
 import type { Span } from '../batch/schedule.ts'
+import { type Attended, type AttendSessions, attend } from './attend.ts'
 import { type Batch, checkFinite, makeBatch } from './batch.ts'
 import type { KvCache } from './cache.ts'
 import { combine } from './combine.ts'
@@ -25,11 +25,18 @@ export type Forward = {
   head: Session
   locate: Locate
   limits: DispatchLimits
-  observe(layer: number, routes: Routes, spent: LayerTimes): void
+  observe(layer: number, routes: Routes, spent: LayerTimes, rows: number): void
 }
 
 /** Milliseconds of one layer. */
-export type LayerTimes = { attendMs: number; dispatchMs: number; sharedMs: number; waitMs: number; combineMs: number; bytes: number }
+export type LayerTimes = {
+  attendMs: number
+  dispatchMs: number
+  sharedMs: number
+  waitMs: number
+  combineMs: number
+  bytes: number
+}
 
 /** Logits of the rows that were asked for: row i of the batch's list is logits[i·V, (i+1)·V). */
 export type StepResult = { batch: Batch; logits: Float32Array }
@@ -54,7 +61,13 @@ export const step = async (
   return { batch, logits }
 }
 
-const runLayer = async (forward: Forward, layer: number, h: Float32Array, batch: Batch, signal: AbortSignal): Promise<Float32Array> => {
+const runLayer = async (
+  forward: Forward,
+  layer: number,
+  h: Float32Array,
+  batch: Batch,
+  signal: AbortSignal,
+): Promise<Float32Array> => {
   const { config, locate, limits } = forward
   const begun = performance.now()
   const a = await attend(config, forward.attend, forward.cache, layer, h, batch) // a.h [T,H], a.affinity [T,E]
@@ -68,14 +81,15 @@ const runLayer = async (forward: Forward, layer: number, h: Float32Array, batch:
   const rows = await handle.rows
   const arrived = performance.now()
   const combined = combine(a.h, s, routes, rows, config.hidden) // [T,H]
-  forward.observe(layer, routes, {
+  const spent = {
     attendMs: attended - begun,
     dispatchMs: sent - attended,
     sharedMs: computed - sent,
     waitMs: arrived - computed,
     combineMs: performance.now() - arrived,
     bytes: handle.requestBytes + rows.sources.reduce((sum, { byteLength }) => sum + byteLength, 0),
-  })
+  }
+  forward.observe(layer, routes, spent, batch.rows)
   return combined
 }
 

@@ -85,7 +85,10 @@ const projectMla = (
   const latent = perHead(g, plain, a.heads, a.nope, 'absorb.k', a.kvLora)
   const turned = reshape(g, rotate(reshape(g, turning, [-1, a.heads * a.rope]), a.heads, a.rope), [-1, a.heads, a.rope])
   const width = a.kvLora + a.rope
-  g.output('q', reshape(g, g.op('Concat', [latent, turned], { axis: 2 }), [-1, a.heads * width]), 'float32', ['T', a.heads * width])
+  g.output('q', reshape(g, g.op('Concat', [latent, turned], { axis: 2 }), [-1, a.heads * width]), 'float32', [
+    'T',
+    a.heads * width,
+  ])
 
   const [compressed, key] = split(g, biased(g, rows, 'kv.a', config.hidden, width, a.bias), 1, [a.kvLora, a.rope])
   const c = rmsNorm(g, compressed, 'kv.a.norm', a.kvLora, a.eps)
@@ -138,7 +141,10 @@ export const outputGraph = (config: ModelConfig, layer: number, precision: Preci
   const values =
     a.kind === 'gqa'
       ? mixed
-      : reshape(g, perHead(g, reshape(g, mixed, [-1, a.heads, a.kvLora]), a.heads, a.kvLora, 'absorb.v', a.valueDim), [-1, valueWidth])
+      : reshape(g, perHead(g, reshape(g, mixed, [-1, a.heads, a.kvLora]), a.heads, a.kvLora, 'absorb.v', a.valueDim), [
+          -1,
+          valueWidth,
+        ])
   const bias = a.kind === 'mla' ? a.bias : a.bias.o
   const projected = biased(g, asRows(g, values, precision), 'o', valueWidth, hidden, bias)
   const h = g.op('Add', [residual, projected])

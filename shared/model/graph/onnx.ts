@@ -126,7 +126,12 @@ export class Graph {
     assert.equal(values.length, product(dims))
     const name = `${type}[${dims}] ${values}`
     if (!this.#inline.has(name)) {
-      const raw = type === 'int64' ? BigInt64Array.from(values, BigInt) : type === 'uint8' ? Uint8Array.from(values) : Float32Array.from(values)
+      const raw =
+        type === 'int64'
+          ? BigInt64Array.from(values, BigInt)
+          : type === 'uint8'
+            ? Uint8Array.from(values)
+            : Float32Array.from(values)
       assert.notEqual(type, 'float16')
       const rawData = new Uint8Array(raw.buffer)
       this.#inline.set(name, { name, dims: [...dims], dataType: elementType[type], rawData })
@@ -140,7 +145,13 @@ export class Graph {
   }
 
   /** Adds an operator with `count` outputs; `domain` is '' for ONNX's own. */
-  ops(type: string, inputs: readonly Value[], count: number, attributes: Record<string, Attribute> = {}, domain = ''): Value[] {
+  ops(
+    type: string,
+    inputs: readonly Value[],
+    count: number,
+    attributes: Record<string, Attribute> = {},
+    domain = '',
+  ): Value[] {
     const output = Array.from({ length: count }, () => `${type} ${this.#names++}`)
     const attribute = Object.entries(attributes).map(([name, value]) => encodeAttribute(name, value))
     this.#nodes.push({ opType: type, input: [...inputs], output, name: output[0], attribute, domain })
