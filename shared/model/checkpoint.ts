@@ -15,13 +15,15 @@ export type Checkpoint = {
   files: readonly string[]
   /**
    * Whether a source can be read, from the headers alone.
-   * @throws MeshError FAILED_PRECONDITION naming tensor and cure: missing, another shape, a dtype that is not read, scales that do not fit.
+   * @throws MeshError FAILED_PRECONDITION naming tensor and cure: missing, another shape, a dtype that is not read,
+   * scales that do not fit.
    */
   check(source: Source): void
   /**
-   * The numbers of a source as fp32, row-major. Reads only its bytes and allocates nothing beyond the result; fp8 comes out multiplied
-   * by its block scales.
-   * @throws MeshError as check, and for fp8 codes that are no number, scales that are not finite, and a file that has shrunk.
+   * The numbers of a source as fp32, row-major. Reads only its bytes and allocates nothing beyond the result; fp8 comes
+   * out multiplied by its block scales.
+   * @throws MeshError as check, and for fp8 codes that are no number, scales that are not finite, and a file that has
+   * shrunk.
    */
   read(source: Source): Promise<Float32Array>
   /** Bytes a source takes in the file, without block scales. */
@@ -33,7 +35,8 @@ export type Checkpoint = {
 const READ_BYTES_MAX = 1 << 30
 
 /**
- * Opens model.safetensors, or the files that model.safetensors.index.json names where that is not there, and checks every header.
+ * Opens model.safetensors, or the files that model.safetensors.index.json names where that is not there, and checks
+ * every header.
  * @throws MeshError FAILED_PRECONDITION naming file, tensor and cure.
  */
 export const openCheckpoint = async (dir: string): Promise<Checkpoint> => {
@@ -59,7 +62,7 @@ export const openCheckpoint = async (dir: string): Promise<Checkpoint> => {
         throw broken(
           `the index says that ${files[file]} holds tensor ${name}, but it does not; download the checkpoint again`,
         )
-    return { ...reader(entries, files, handles), close }
+    return { ...reader({ entries, files }, handles), close }
   } catch (error) {
     await close()
     throw error
@@ -131,48 +134,51 @@ const readFully = async (handle: FileHandle, path: string, into: Uint8Array, pos
 
 type Found = { entry: Entry; dtype: StoredType; width: number; rows: { begin: number; end: number } }
 
-const reader = (
-  entries: ReadonlyMap<string, Entry>,
-  files: readonly string[],
-  handles: readonly FileHandle[],
-): Omit<Checkpoint, 'close'> => {
-  const find = ({ name, shape, rows }: Source): Found => {
-    const entry = entries.get(name)
-    if (!entry)
-      throw broken(
-        `the checkpoint lacks tensor ${name} ${show(shape)} that its config.json calls for; download all of its files`,
-      )
-    if (entry.shape.length !== shape.length || entry.shape.some((n, i) => n !== shape[i]))
-      throw broken(
-        `tensor ${name} of ${files[entry.file]} has shape ${show(entry.shape)}, its config.json calls for ${show(shape)}; use the files of one checkpoint`,
-      )
-    if (!isStoredType(entry.dtype))
-      throw broken(
-        `tensor ${name} of ${files[entry.file]} is ${entry.dtype}; save the checkpoint in F32, F16, BF16 or block-scaled F8_E4M3`,
-      )
-    const width = shape.at(-1) ?? 1
-    const height = shape.slice(0, -1).reduce((product, n) => product * n, 1)
-    const range = rows ?? { begin: 0, end: height }
-    assert(
-      range.begin >= 0 && range.begin <= range.end && range.end <= height,
-      `rows ${range.begin}…${range.end} of ${name}`,
-    )
-    if (entry.dtype === 'F8_E4M3') findScales(name, entry)
-    return { entry, dtype: entry.dtype, width, rows: range }
-  }
+type Stored = { entries: ReadonlyMap<string, Entry>; files: readonly string[] }
 
-  const findScales = (name: string, { shape, file }: Entry): Entry => {
-    const scales = entries.get(`${name}_scale_inv`)
-    const cure = 'save the checkpoint in BF16, or with block scales as DeepSeek-V3 does'
-    if (shape.length < 2 || !scales)
-      throw broken(`tensor ${name} of ${files[file]} is F8_E4M3 without ${name}_scale_inv; ${cure}`)
-    const blocks = [...shape.slice(0, -2), ...shape.slice(-2).map((n) => Math.ceil(n / SCALE_BLOCK))]
-    if (scales.dtype !== 'F32' || show(scales.shape) !== show(blocks))
-      throw broken(
-        `tensor ${name}_scale_inv of ${files[scales.file]} is ${scales.dtype} ${show(scales.shape)}, not F32 ${show(blocks)}: one scale per ${SCALE_BLOCK} × ${SCALE_BLOCK} block of ${name} ${show(shape)}; ${cure}`,
-      )
-    return scales
-  }
+const find = (stored: Stored, { name, shape, rows }: Source): Found => {
+  const { entries, files } = stored
+  const entry = entries.get(name)
+  if (!entry)
+    throw broken(
+      `the checkpoint lacks tensor ${name} ${show(shape)} that its config.json calls for; download all of its files`,
+    )
+  if (show(entry.shape) !== show(shape))
+    throw broken(
+      `tensor ${name} of ${files[entry.file]} has shape ${show(entry.shape)}, ` +
+        `its config.json calls for ${show(shape)}; use the files of one checkpoint`,
+    )
+  if (!isStoredType(entry.dtype))
+    throw broken(
+      `tensor ${name} of ${files[entry.file]} is ${entry.dtype}; ` +
+        'save the checkpoint in F32, F16, BF16 or block-scaled F8_E4M3',
+    )
+  if (entry.dtype === 'F8_E4M3') findScales(stored, name, entry)
+  const height = shape.slice(0, -1).reduce((product, n) => product * n, 1)
+  const range = rows ?? { begin: 0, end: height }
+  assert(
+    range.begin >= 0 && range.begin <= range.end && range.end <= height,
+    `${name} has no rows ${range.begin}…${range.end}`,
+  )
+  return { entry, dtype: entry.dtype, width: shape.at(-1) ?? 1, rows: range }
+}
+
+const findScales = ({ entries, files }: Stored, name: string, { shape, file }: Entry): Entry => {
+  const scales = entries.get(`${name}_scale_inv`)
+  const cure = 'save the checkpoint in BF16, or with block scales as DeepSeek-V3 does'
+  if (shape.length < 2 || !scales)
+    throw broken(`tensor ${name} of ${files[file]} is F8_E4M3 without ${name}_scale_inv; ${cure}`)
+  const blocks = [...shape.slice(0, -2), ...shape.slice(-2).map((n) => Math.ceil(n / SCALE_BLOCK))]
+  if (scales.dtype !== 'F32' || show(scales.shape) !== show(blocks))
+    throw broken(
+      `tensor ${name}_scale_inv of ${files[scales.file]} is ${scales.dtype} ${show(scales.shape)}, not F32 ` +
+        `${show(blocks)}: one scale per ${SCALE_BLOCK} × ${SCALE_BLOCK} block of ${name} ${show(shape)}; ${cure}`,
+    )
+  return scales
+}
+
+const reader = (stored: Stored, handles: readonly FileHandle[]): Omit<Checkpoint, 'close'> => {
+  const { entries, files } = stored
 
   const load = async (entry: Entry, dtype: StoredType, begin: number, count: number): Promise<Float32Array> => {
     const out = new Float32Array(count)
@@ -188,25 +194,25 @@ const reader = (
     has: (name) => entries.has(name),
     files,
     check: (source) => {
-      find(source)
+      find(stored, source)
     },
     bytes: (source) => {
-      const { dtype, width, rows } = find(source)
+      const { dtype, width, rows } = find(stored, source)
       return (rows.end - rows.begin) * width * storedBytes[dtype]
     },
     read: async (source) => {
-      const { entry, dtype, width, rows } = find(source)
+      const { entry, dtype, width, rows } = find(stored, source)
       const out = await load(entry, dtype, rows.begin * width, (rows.end - rows.begin) * width)
       if (dtype !== 'F8_E4M3') return out
       if (out.some(Number.isNaN))
         throw broken(
-          `tensor ${source.name} of ${files[entry.file]} holds fp8 codes that are no number; download the checkpoint again`,
+          `tensor ${source.name} of ${files[entry.file]} holds fp8 codes that are no number; download it again`,
         )
-      const found = findScales(source.name, entry)
+      const found = findScales(stored, source.name, entry)
       const scales = await load(found, 'F32', 0, (found.end - found.begin) / 4)
       if (!scales.every(Number.isFinite))
         throw broken(
-          `tensor ${source.name}_scale_inv of ${files[found.file]} holds scales that are not finite; download the checkpoint again`,
+          `tensor ${source.name}_scale_inv of ${files[found.file]} holds scales that are not finite; download it again`,
         )
       scaleBlocks(out, scales, { height: entry.shape.at(-2)!, width, begin: rows.begin })
       return out

@@ -9,8 +9,8 @@ type Known = { path: string; bytes: number; mtimeMs: number; inode: number; sha2
 const KNOWN_MAX = 4096
 
 /**
- * Hex SHA-256 of each file's content. Digests are remembered in cacheDir/digests.json by path, size, modification time and inode, so that
- * gigabytes are read once and not at every start.
+ * Hex SHA-256 of each file's content. Digests are remembered in cacheDir/digests.json by path, size, modification time
+ * and inode, so that gigabytes are read once and not at every start.
  */
 export const fileDigests = async (paths: readonly string[], cacheDir: string): Promise<string[]> => {
   const cache = join(cacheDir, 'digests.json')

@@ -32,9 +32,9 @@ const halfTable = (): Int32Array => {
 const float8Values = Float32Array.from({ length: 256 }, (_, code) => float8(code))
 
 /**
- * Widens numbers in place to fp32. The stored bytes lie at the end of `out`'s memory, so that no second buffer is needed: an element is
- * read before any write reaches it, because out[i] never ends beyond the beginning of stored element i + 1. F8_E4M3 comes out
- * without its block scales.
+ * Widens numbers in place to fp32. The stored bytes lie at the end of `out`'s memory, so that no second buffer is
+ * needed: an element is read before any write reaches it, because out[i] never ends beyond the beginning of stored
+ * element i + 1. F8_E4M3 comes out without its block scales.
  */
 export const widen = (out: Float32Array, dtype: StoredType): void => {
   const { buffer, byteOffset, length } = out
@@ -64,8 +64,8 @@ export const widen = (out: Float32Array, dtype: StoredType): void => {
 export const SCALE_BLOCK = 128
 
 /**
- * Multiplies rows [begin, begin + rows) of matrices [E, height, width], flattened to [E·height, width] and given without what lies
- * before `begin`, by their block scales [E, ⌈height/128⌉, ⌈width/128⌉], in place.
+ * Multiplies rows [begin, begin + rows) of matrices [E, height, width], flattened to [E·height, width] and given
+ * without what lies before `begin`, by their block scales [E, ⌈height/128⌉, ⌈width/128⌉], in place.
  */
 export const scaleBlocks = (
   out: Float32Array,

@@ -25,18 +25,18 @@ export const headerLength = (path: string, start: Uint8Array, fileBytes: number)
   const length = new DataView(start.buffer, start.byteOffset).getBigUint64(0, true)
   if (length > HEADER_BYTES_MAX)
     throw broken(
-      `${path} declares a header of ${length} bytes, the limit is ${HEADER_BYTES_MAX}: not a safetensors file, or damaged; ${CURE}`,
+      `${path} declares a header of ${length} bytes, the limit is ${HEADER_BYTES_MAX}: it is no safetensors file; ${CURE}`,
     )
   if (8 + Number(length) > fileBytes)
     throw broken(
-      `${path} declares a header of ${length} bytes but has only ${fileBytes} in all: it is cut short or damaged; ${CURE}`,
+      `${path} declares a header of ${length} bytes but has only ${fileBytes} in all: it is cut short; ${CURE}`,
     )
   return Number(length)
 }
 
 /**
- * The tensors of a safetensors header (format: safetensors tensor.rs), checked so that every byte of the file's data belongs to
- * exactly one of them.
+ * The tensors of a safetensors header (format: safetensors tensor.rs), checked so that every byte of the file's data
+ * belongs to exactly one of them.
  */
 export const parseHeader = (
   path: string,

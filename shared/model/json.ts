@@ -1,6 +1,6 @@
 /**
- * The first key that occurs twice in one object of a valid JSON text, or null. JSON.parse keeps the last of them in silence, and
- * two readers that keep different ones see different models.
+ * The first key that occurs twice in one object of a valid JSON text, or null. JSON.parse keeps the last of them in
+ * silence, and two readers that keep different ones see different models.
  */
 export const duplicateKey = (text: string): string | null => {
   const open: (Set<string> | null)[] = []

@@ -51,8 +51,8 @@ export const describeModel: Family = (keys, generation, holds) => {
 }
 
 /**
- * Opens a Hugging Face folder: config.json, generation_config.json where there is one, and safetensors. Every tensor that the config
- * calls for is looked up, its shape and dtype checked; no weights are read.
+ * Opens a Hugging Face folder: config.json, generation_config.json where there is one, and safetensors. Every tensor
+ * that the config calls for is looked up, its shape and dtype checked; no weights are read.
  * @throws MeshError FAILED_PRECONDITION naming the file, key or tensor at fault.
  */
 export const openModel = async (dir: string): Promise<Model> => {
@@ -117,8 +117,8 @@ const readGeneration = (keys: Keys): Generation => ({
 })
 
 /**
- * Names a model's bits: hex SHA-256 over config.json, the contents of the checkpoint's files, the precision and the shard format. The
- * files' digests are remembered in cacheDir.
+ * Names a model's bits: hex SHA-256 over config.json, the contents of the checkpoint's files, the precision and the
+ * shard format. The files' digests are remembered in cacheDir.
  */
 export const modelHash = async (model: Model, precision: Precision, cacheDir: string): Promise<string> => {
   const paths = [join(model.dir, 'config.json'), ...model.checkpoint.files]

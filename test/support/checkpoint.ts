@@ -9,7 +9,10 @@ import { encode, gaussian, seedOf, uniform } from './numbers.ts'
 export type WriteOptions = {
   seed?: number
   dtype?: StoredType
-  /** experts: one tensor per expert matrix, as on the hub; fused: all experts of a layer in one, as transformers 5 has them. */
+  /**
+   * experts: one tensor per expert matrix, as on the hub; fused: all experts of a layer in one, as transformers 5 has
+   * them.
+   */
   layout?: 'experts' | 'fused'
   /** Standard deviation of the matrices; by default 0.2, less where rows are longer than 100. */
   scale?: number
@@ -21,14 +24,18 @@ type Piece = { seed: number; elements: number }
 type Kind = 'matrix' | 'norm' | 'bias' | 'correction' | 'scales'
 type Tensor = { name: string; shape: readonly number[]; dtype: StoredType; kind: Kind; pieces: Piece[] }
 
-/** Up to here every element is drawn by itself; longer pieces are cut from one pool of numbers at random offsets, which is fast. */
+/**
+ * Up to here every element is drawn by itself; longer pieces are cut from one pool of numbers at random offsets, which
+ * is fast.
+ */
 const DRAWN_MAX = 1 << 17
 const POOL = (1 << 22) + 4099
 const WRITE_BYTES = 1 << 22
 
 /**
- * Writes config.json and safetensors of a random model of any supported family under its hub names. The same seed gives the same
- * weights in every layout and number of shards. Holds one pool of numbers in memory, whatever the model's size.
+ * Writes config.json and safetensors of a random model of any supported family under its hub names. The same seed gives
+ * the same weights in every layout and number of shards. Holds one pool of numbers in memory, whatever the model's
+ * size.
  */
 export const writeCheckpoint = async (
   dir: string,
@@ -172,7 +179,10 @@ const drawPool = (kind: Kind, dtype: StoredType, deviation: number): Float32Arra
   return normals.map((x) => x * deviation)
 }
 
-/** The root mean square of all finite fp8 numbers, each as often as the next: block scales bring it to the deviation asked for. */
+/**
+ * The root mean square of all finite fp8 numbers, each as often as the next: block scales bring it to the deviation
+ * asked for.
+ */
 const FLOAT8_RMS = 100
 
 const draw = (kind: Kind, dtype: StoredType, length: number, seed: number, deviation: number): Float32Array => {

@@ -1,4 +1,7 @@
-/** A small config.json of each family that keeps its quirks alive, and no two sizes equal that a transposed matrix would hide behind. */
+/**
+ * A small config.json of each family that keeps its quirks alive, and no two sizes equal that a transposed matrix would
+ * hide behind.
+ */
 const gqa = {
   vocab_size: 128,
   hidden_size: 64,

@@ -72,7 +72,9 @@ export const readGqa = (
   }
 }
 
-/** The eps of MLA's inner norms: DeepSeek's RMSNorm class default, whatever rms_norm_eps says (modeling_deepseek.py). */
+/**
+ * The eps of MLA's inner norms: DeepSeek's RMSNorm class default, whatever rms_norm_eps says (modeling_deepseek.py).
+ */
 const MLA_EPS = 1e-6
 
 export const readMla = (
@@ -154,8 +156,8 @@ export const readQwenLayers = (keys: Keys, window: (layer: number) => number | n
 }
 
 /**
- * Qwen's windows: none without use_sliding_window; else the layers that layer_types names, or, where it is missing, those that
- * `implied` picks.
+ * Qwen's windows: none without use_sliding_window; else the layers that layer_types names, or, where it is missing,
+ * those that `implied` picks.
  */
 export const readQwenWindows = (
   keys: Keys,

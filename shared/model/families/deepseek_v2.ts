@@ -1,7 +1,10 @@
 import { type Family, readBasics, readDeepseekLayers, readExperts, readGroups, readMla } from './common.ts'
 import { hubWeights, plainNaming } from './names.ts'
 
-/** DeepSeek-V2 (arXiv:2405.04434; modeling_deepseek.py of DeepSeek-V2, which honours moe_layer_freq where transformers does not). */
+/**
+ * DeepSeek-V2 (arXiv:2405.04434; modeling_deepseek.py of DeepSeek-V2, which honours moe_layer_freq where transformers
+ * does not).
+ */
 export const deepseek_v2: Family = (keys, generation, holds) => {
   keys.word('scoring_func', ['softmax'], 'softmax')
   if (keys.flag('norm_topk_prob', false))

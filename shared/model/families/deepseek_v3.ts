@@ -2,8 +2,8 @@ import { type Family, readBasics, readDeepseekLayers, readExperts, readGroups, r
 import { hubWeights, plainNaming } from './names.ts'
 
 /**
- * DeepSeek-V3 (arXiv:2412.19437), R1, Moonlight and Kimi K2. The layers for multi-token prediction, stored after the last of
- * num_hidden_layers, are not read.
+ * DeepSeek-V3 (arXiv:2412.19437), R1, Moonlight and Kimi K2. The layers for multi-token prediction, stored after the
+ * last of num_hidden_layers, are not read.
  */
 export const deepseek_v3: Family = (keys, generation, holds) => {
   keys.word('scoring_func', ['sigmoid'], 'sigmoid')

@@ -46,8 +46,9 @@ const common: Partial<Record<LayerTensor, string>> = {
 }
 
 /**
- * The weight map of a decoder with hub names. Routed experts may lie one by one, as on the hub, or fused as transformers 5 keeps them:
- * experts.gate_up_proj [E, 2I, H] (gate above up) and experts.down_proj [E, H, I]. Each layer is looked at by itself.
+ * The weight map of a decoder with hub names. Routed experts may lie one by one, as on the hub, or fused as
+ * transformers 5 keeps them: experts.gate_up_proj [E, 2I, H] (gate above up) and experts.down_proj [E, H, I]. Each
+ * layer is looked at by itself.
  */
 export const hubWeights = (config: ModelConfig, holds: Holds, naming: (layer: number) => Naming): WeightMap => {
   const { experts, width } = config.moe

@@ -1,7 +1,10 @@
 import { type Family, readBasics, readBias, readExperts, readGqa, readQwenLayers, readQwenWindows } from './common.ts'
 import { hubWeights, plainNaming } from './names.ts'
 
-/** Qwen3-MoE (arXiv:2505.09388; transformers' modeling_qwen3_moe.py, which gives every layer the window where there is one). */
+/**
+ * Qwen3-MoE (arXiv:2505.09388; transformers' modeling_qwen3_moe.py, which gives every layer the window where there is
+ * one).
+ */
 export const qwen3_moe: Family = (keys, generation, holds) => {
   const experts = readExperts(keys, 'num_experts', 'moe_intermediate_size')
   const config = {

@@ -12,11 +12,12 @@ export type RopeSettings = {
 const temperature = (factor: number, m: number): number => (factor <= 1 ? 1 : 0.1 * m * Math.log(factor) + 1)
 
 /**
- * Rope of a config.json: rope_theta beside rope_scaling ("type" or "rope_type"), or transformers 5's rope_parameters, which holds both.
- * Formulas and defaults: transformers' modeling_rope_utils.py.
+ * Rope of a config.json: rope_theta beside rope_scaling ("type" or "rope_type"), or transformers 5's rope_parameters,
+ * which holds both. Formulas and defaults: transformers' modeling_rope_utils.py.
  *
- * The context length is what the positions reach: max_position_embeddings, times the factor for linear and dynamic, whose configs keep
- * the length of training there; for yarn, whose configs differ, the greater of max_position_embeddings and factor × original length.
+ * The context length is what the positions reach: max_position_embeddings, times the factor for linear and dynamic,
+ * whose configs keep the length of training there; for yarn, whose configs differ, the greater of
+ * max_position_embeddings and factor × original length.
  */
 export const readRope = (
   keys: Keys,
