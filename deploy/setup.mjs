@@ -104,7 +104,7 @@ const installSwiftShader = async () => {
   say('installing chromium for its SwiftShader, which the WebGPU tests run on (apt-get; a few minutes)')
   const apt = (...args) => run('apt-get', args, { limitMs: APT_LIMIT_MS, env: { DEBIAN_FRONTEND: 'noninteractive' } })
   await apt('-q', 'update')
-  await apt('-q', '-y', '--no-install-recommends', 'install', 'chromium', 'libvulkan1')
+  await apt('-q', '-y', '--no-install-recommends', 'install', 'chromium')
   if (!existsSync(SWIFTSHADER)) say('it could not be installed (see above): the WebGPU tests will be skipped.')
 }
 

@@ -23,7 +23,7 @@ export type Member = {
 
 export type Service = 'gateway' | 'worker'
 
-const LISTENING = /^listening (?:(grpc) )?(\S+)$/
+const LISTENING = /^listening (?:(grpc) )?(\S.*)$/
 
 /** `listening http://HOST:PORT`, `listening grpc HOST:PORT`, `listening unix:PATH` → [word, address]. */
 export const parseListening = (line: string): [string, string] | null => {
