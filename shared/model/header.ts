@@ -25,7 +25,7 @@ export const headerLength = (path: string, start: Uint8Array, fileBytes: number)
   const length = new DataView(start.buffer, start.byteOffset).getBigUint64(0, true)
   if (length > HEADER_BYTES_MAX)
     throw broken(
-      `${path} declares a header of ${length} bytes, the limit is ${HEADER_BYTES_MAX}: it is no safetensors file; ${CURE}`,
+      `${path} declares a header of ${length} bytes, the limit is ${HEADER_BYTES_MAX}: no safetensors file; ${CURE}`,
     )
   if (8 + Number(length) > fileBytes)
     throw broken(
