@@ -1,6 +1,8 @@
 /** How every gRPC client and server of expertmesh is set up: protos, limits, windows, token, health, reflection. */
 import { createHash, timingSafeEqual } from 'node:crypto'
+import { rm } from 'node:fs/promises'
 import type { Http2Server, ServerHttp2Session } from 'node:http2'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import {
   type ChannelOptions,
@@ -128,6 +130,7 @@ export const addReflection = (server: Server, proto: PackageDefinition): void =>
  * @throws MeshError UNAVAILABLE when the address cannot be had.
  */
 export const listen = async (server: Server, address: string): Promise<string> => {
+  if (address.startsWith('unix:')) await removeStaleSocket(address.replace(/^unix:(\/\/(?=\/))?/, ''))
   const port = await new Promise<number>((resolve, reject) => {
     server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) => {
       if (error)
@@ -138,6 +141,20 @@ export const listen = async (server: Server, address: string): Promise<string> =
   widenWindows(server)
   return address.startsWith('unix:') ? address : address.replace(/:\d+$/, `:${port}`)
 }
+
+/** A process that was killed leaves its socket's file behind, where nobody answers any more. */
+const removeStaleSocket = (path: string): Promise<void> =>
+  new Promise((resolve) => {
+    const socket = connect(path)
+    socket.once('connect', () => {
+      socket.destroy()
+      resolve()
+    })
+    socket.once('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ECONNREFUSED') resolve()
+      else rm(path, { force: true }).then(resolve, resolve)
+    })
+  })
 
 /**
  * grpc-js gives clients a flow-control window option but leaves its servers at HTTP/2's 64 KB, so every 64 KB of a frame

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import {
   type Client,
   type ClientDuplexStream,
@@ -142,7 +143,11 @@ export class WorkerChannel {
       )
     const abort = (): void => this.#forget(call, new MeshError(Code.CANCELLED, 'the call was cancelled'))
     const timer = deadlineMs > 0 ? setTimeout(expire, deadlineMs) : null
-    signal?.addEventListener('abort', abort, { once: true })
+    if (signal) {
+      // One signal calls off all frames of a layer: many listeners are no leak.
+      setMaxListeners(0, signal)
+      signal.addEventListener('abort', abort, { once: true })
+    }
     return () => {
       if (timer) clearTimeout(timer)
       signal?.removeEventListener('abort', abort)

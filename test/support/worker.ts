@@ -1,0 +1,48 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+
+const root = join(import.meta.dirname, '..', '..')
+const main = join(root, 'dist', 'services', 'worker', 'main.js')
+
+export type WorkerProcess = {
+  /** What a client dials. */
+  address: string
+  process: ChildProcess
+  /** What it has written to stderr. */
+  log(): string
+  /** SIGTERM, then the exit status. */
+  stop(): Promise<number | null>
+}
+
+/** A worker process, on a free port and with the demo model unless the flags say otherwise. Needs `npm run build`. */
+export const startWorker = async (flags: readonly string[]): Promise<WorkerProcess> => {
+  if (!existsSync(main)) throw new Error('dist is missing: run npm run build, or npm test, which does')
+  const models = flags.includes('--models') ? [] : ['--models', join(root, 'models')]
+  const given = ['--listen', '127.0.0.1:0', ...models, ...flags]
+  const child = spawn(process.execPath, [main, ...given], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const kill = (): void => {
+    child.kill('SIGKILL')
+  }
+  process.once('exit', kill)
+  child.once('exit', () => process.off('exit', kill))
+  let log = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    log += text
+  })
+  const address = await new Promise<string>((resolve, reject) => {
+    createInterface(child.stdout).on('line', (line) => resolve(line.replace(/^listening /, '')))
+    child.once('close', (status) => reject(new Error(`the worker ended with ${status}:\n${log}`)))
+  })
+  const stop = async (): Promise<number | null> => {
+    if (child.exitCode === null && child.signalCode === null) {
+      const exit = once(child, 'exit')
+      child.kill('SIGTERM')
+      await exit
+    }
+    return child.exitCode
+  }
+  return { address, process: child, log: () => log, stop }
+}
