@@ -19,6 +19,7 @@ export type ProbeOptions = { device: Device; threads: number }
 const HIDDEN = 96
 const ROWS = 64
 const BLOCKS = [1, 2, 3, 16, ROWS]
+const BLOCKS_PER_SIZE = 8
 
 /** Odd sizes on purpose: tails of vector loops are where kernels differ. */
 const config: ModelConfig = {
@@ -146,7 +147,9 @@ const checkBlocks = async (name: string, session: Session, feeds: Feeds, hash: H
   const whole = await session.run(feeds(0, ROWS))
   for (const output of Object.keys(whole).sort()) hash.update(output).update(bytesOf(whole[output]))
   for (const size of BLOCKS) {
-    for (let begin = 0; begin < ROWS; begin += size) {
+    // Blocks of every size from all over the rows; all of the single rows would take most of the start.
+    const stride = Math.max(size, Math.floor(ROWS / BLOCKS_PER_SIZE))
+    for (let begin = 0; begin < ROWS; begin += stride) {
       const end = Math.min(ROWS, begin + size)
       const part = await session.run(feeds(begin, end))
       for (const [output, tensor] of Object.entries(part)) {

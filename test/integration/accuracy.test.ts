@@ -1,4 +1,4 @@
-import { copyFileSync, readFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -6,7 +6,7 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { openTokenizer } from '../../services/gateway/accept/tokenizer.ts'
 import { openModel } from '../../shared/model/open.ts'
 import { openLocal, requestOf } from '../support/local.ts'
-import { shapesOf, type Tensors, writeTensors } from '../support/safetensors.ts'
+import { bytes, type Stored, safetensors, shapesOf } from '../support/safetensors.ts'
 
 const demo = join(import.meta.dirname, '..', '..', 'models', 'demo')
 const { heldout } = JSON.parse(readFileSync(join(demo, 'expected.json'), 'utf8'))
@@ -49,7 +49,7 @@ const isOutlier = (channel: number): boolean => channel % every === 3
 /** The demo model with channels that are 100 times larger where they are made and 100 times smaller where they are read. */
 const withOutliers = async (dir: string): Promise<void> => {
   const { checkpoint, close } = await openModel(demo)
-  const tensors: Tensors = new Map()
+  const tensors: Record<string, Stored> = {}
   for (const [name, shape] of shapesOf(join(demo, 'model.safetensors'))) {
     const values = await checkpoint.read({ name, shape })
     const columns = shape.at(-1) ?? 0
@@ -62,10 +62,10 @@ const withOutliers = async (dir: string): Promise<void> => {
     if (/(q|k|v|gate|up)_proj\.weight$|mlp\.gate\.weight$|lm_head/.test(name)) scale(1 / outlierFactor, column)
     if (/up_proj\.weight$/.test(name)) scale(outlierFactor, row)
     if (/down_proj\.weight$/.test(name)) scale(1 / outlierFactor, column)
-    tensors.set(name, { shape, values })
+    tensors[name] = { dtype: 'F32', shape, data: bytes(values) }
   }
   await close()
-  writeTensors(join(dir, 'model.safetensors'), tensors)
+  writeFileSync(join(dir, 'model.safetensors'), safetensors(tensors))
   copyFileSync(join(demo, 'config.json'), join(dir, 'config.json'))
 }
 

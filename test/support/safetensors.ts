@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs'
+
 export type Stored = { dtype: string; shape: number[]; data: Uint8Array }
 
 export const bytes = (array: ArrayBufferView): Uint8Array =>
@@ -22,4 +24,11 @@ export const safetensors = (tensors: Record<string, Stored>): Uint8Array => {
   })
   const header = `${JSON.stringify({ __metadata__: { format: 'pt' }, ...Object.fromEntries(entries) })}   `
   return withHeader(header, Buffer.concat(Object.values(tensors).map(({ data }) => data)))
+}
+
+/** Shapes of all tensors of a safetensors file. */
+export const shapesOf = (path: string): Map<string, number[]> => {
+  const file = readFileSync(path)
+  const { __metadata__, ...header } = JSON.parse(file.subarray(8, 8 + Number(file.readBigUInt64LE(0))).toString())
+  return new Map(Object.entries<{ shape: number[] }>(header).map(([name, { shape }]) => [name, shape]))
 }

@@ -50,7 +50,7 @@ export const completionShape = (served: Served, work: Work, openTextStream: Open
     work.returnTokenIds ? { prompt_token_ids: work.requests[choice].prompt, token_ids: ids } : {}
 
   const promptLogprobs = ({ choice, logprobs }: PromptPiece): Logprobs => {
-    const text = served.tokenizer && openTextStream({ prompt: [], stop: [] })
+    const text = served.tokenizer && openTextStream({ prompt: [], stop: [], minTokens: 0 })
     let offset = 0
     return joined(
       work.requests[choice].prompt.map((id, at) => {

@@ -15,7 +15,11 @@ export type TextStream = {
 }
 
 /** Opens the text that follows `prompt`. */
-export type OpenTextStream = (options: { prompt: readonly number[]; stop: readonly string[] }) => TextStream
+export type OpenTextStream = (options: {
+  prompt: readonly number[]
+  stop: readonly string[]
+  minTokens: number
+}) => TextStream
 
 /** One generated token as a client is told of it. */
 export type Piece = {
@@ -55,7 +59,9 @@ export type GenerateParts = {
 /** A choice on its way: turns engine events into pieces and times them. */
 const follow = (parts: GenerateParts, work: Work, choice: number, request: GenerationRequest) => {
   const { metrics } = parts
-  const text = parts.served.tokenizer && parts.openTextStream({ prompt: request.prompt, stop: work.stop })
+  const text =
+    parts.served.tokenizer &&
+    parts.openTextStream({ prompt: request.prompt, stop: work.stop, minTokens: request.minTokens })
   const digest = request.digest ? createHash('sha256') : null
   const acceptedAt = performance.now()
   let lastAt = acceptedAt
