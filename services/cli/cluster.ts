@@ -11,6 +11,7 @@ import { aborted } from './signals.ts'
 const READY_POLL_MS = 50
 const READY_CALL_MS = 5_000
 const PROGRESS_MS = 2_000
+const REASON_MS = 500
 
 /** A gateway and its workers, all processes of this machine. */
 export type Cluster = {
@@ -18,8 +19,8 @@ export type Cluster = {
   readonly http: string
   /** HOST:PORT of the gateway's gRPC. */
   readonly grpc: string
-  /** Rejects when the gateway ends unasked; never resolves. */
-  readonly failed: Promise<never>
+  /** The outcome of work that needs the gateway; should the gateway end meanwhile, that is the reason it fails with. */
+  during<T>(work: Promise<T>): Promise<T>
   /** Ends every process, the gateway first. */
   stop(): Promise<void>
 }
@@ -66,18 +67,18 @@ export const startCluster = async (
     const addresses = await Promise.race([Promise.all(workers.map(dialled)), cancelled])
     const gateway = start('gateway', 'gateway', gatewayFlags(options, addresses))
     const at = await Promise.race([gateway.listening(2), cancelled])
-    const failed = gateway.ended.then(({ code, signal }) => {
-      throw new MeshError(Code.UNAVAILABLE, `the gateway ended (${signal ?? `exit code ${code}`})`)
+    const failed = gateway.ended.then((how) => {
+      throw new MeshError(Code.UNAVAILABLE, `the gateway ${how}`)
     })
     failed.catch(() => {}) // Whoever waits on it hears of it; nobody need.
     const [http, grpc] = [at.get('http') ?? '', at.get('grpc') ?? '']
     await Promise.race([ready(http, signal), cancelled, failed])
     for (const worker of workers) {
-      void worker.ended.then(() => {
-        if (!stopping) say(`${worker.name} has ended; what needs its experts fails until the cluster is started again`)
+      void worker.ended.then((how) => {
+        if (!stopping) say(`${worker.name} ${how}; what needs its experts fails until the cluster is started again`)
       })
     }
-    return { http, grpc, failed, stop }
+    return { http, grpc, during: (work) => during(work, failed), stop }
   } catch (thrown) {
     await stop()
     throw thrown
@@ -89,6 +90,17 @@ export const startCluster = async (
 const dialled = async (worker: Member): Promise<string> => [...(await worker.listening(1)).values()][0]
 
 export const count = (n: number, noun: string): string => `${n} ${noun}${n === 1 ? '' : 's'}`
+
+/** A broken connection is noticed before the end of the process that broke it. */
+const during = <T>(work: Promise<T>, failed: Promise<never>): Promise<T> =>
+  Promise.race([
+    failed,
+    work.catch(async (thrown) => {
+      const broken = !(thrown instanceof MeshError) || thrown.code === Code.UNAVAILABLE
+      if (broken) await Promise.race([failed, delay(REASON_MS)])
+      throw thrown
+    }),
+  ])
 
 /** Polls /readyz, which is 200 when every (layer, expert) has a live holder. */
 const ready = async (http: string, signal: AbortSignal): Promise<void> => {

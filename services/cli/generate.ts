@@ -95,7 +95,7 @@ const generate = async (options: GenerateOptions): Promise<void> => {
       if (!options.json) process.stdout.write(text)
     }
     const call = generateOver(cluster.grpc, request, { token: null, signal, onText })
-    const completion = await Promise.race([call, cluster.failed])
+    const completion = await cluster.during(call)
     if (options.json) console.log(JSON.stringify(report(completion, hasTokenizer)))
     else console.log(hasTokenizer ? '' : completion.ids.join(','))
   } finally {

@@ -9,14 +9,13 @@ const GRACE_MS = 5_000
 /** Lines of a process's log kept to explain its end. */
 const LAST_LINES_MAX = 20
 
-export type Ending = { code: number | null; signal: NodeJS.Signals | null }
-
 /** A gateway or worker process of this machine. It ends with this process, however this one ends. */
 export type Member = {
   readonly name: string
   /** Where it listens, by the word before the address ('' where there is none); settles when it listens on `count` addresses. */
   listening(count: number): Promise<ReadonlyMap<string, string>>
-  readonly ended: Promise<Ending>
+  /** Resolves when the process has ended: how, and with which last words. */
+  readonly ended: Promise<string>
   /** SIGTERM, and SIGKILL where that does not end it in time. */
   stop(): Promise<void>
 }
@@ -33,12 +32,19 @@ export const parseListening = (line: string): [string, string] | null => {
   return [word ?? (address.startsWith('http') ? 'http' : ''), address]
 }
 
-/** What a line of a service's log says, and whether a person at a terminal must see it. */
+/** Level of pino's records from which a person should see them, and of the one that a process ends with. */
+const WARN = 40
+const FATAL = 60
+
+/** What a line of a service's log says, and whether a person at a terminal must see it. A fatal one comes back as the reason of its end. */
 export const readLog = (line: string): { text: string; urgent: boolean } => {
   if (!line.startsWith('{')) return { text: line, urgent: true }
   try {
     const { level, msg } = JSON.parse(line)
-    return { text: typeof msg === 'string' ? msg : line, urgent: typeof level !== 'number' || level >= 40 }
+    return {
+      text: typeof msg === 'string' ? msg : line,
+      urgent: typeof level !== 'number' || (level >= WARN && level < FATAL),
+    }
   } catch {
     // Not a log record after all: show it as it is.
     return { text: line, urgent: true }
@@ -72,13 +78,12 @@ export const startMember = (
     if (lastLines.push(line) > LAST_LINES_MAX) lastLines.shift()
     onLog(line)
   })
-  const ended = new Promise<Ending>((resolve) => {
+  const ended = new Promise<string>((resolve) => {
     // 'close' comes after the last line of the log, 'error' where the process never started.
-    child.once('close', (code, signal) => resolve({ code, signal }))
-    child.once('error', (error) => {
-      lastLines.push(error.message)
-      resolve({ code: null, signal: null })
-    })
+    child.once('close', (code, signal) =>
+      resolve(`ended ${signal ? `by ${signal}` : `with exit code ${code}`}${lastWords(lastLines)}`),
+    )
+    child.once('error', (error) => resolve(`could not be started: ${error.message}`))
   })
   const killAtExit = (): void => void child.kill('SIGKILL')
   process.once('exit', killAtExit)
@@ -94,7 +99,7 @@ export const startMember = (
         }
         waiting.push(check)
         check()
-        void ended.then((ending) => reject(tooEarly(name, ending, lastLines)))
+        void ended.then((how) => reject(new MeshError(Code.UNAVAILABLE, `${name} ${how}`)))
       }),
     async stop() {
       child.kill('SIGTERM')
@@ -105,11 +110,10 @@ export const startMember = (
   }
 }
 
-const tooEarly = (name: string, { code, signal }: Ending, lastLines: readonly string[]): MeshError => {
-  const how = signal ? `by ${signal}` : `with exit code ${code}`
-  const last = lastLines
-    .map((line) => readLog(line).text.replace(/^expertmesh[^:]*: /, ''))
+const lastWords = (lines: readonly string[]): string => {
+  const words = lines
+    .map((line) => readLog(line).text.trim())
     .filter(Boolean)
     .at(-1)
-  return new MeshError(Code.UNAVAILABLE, `the ${name} ended ${how} before it was ready${last ? `: ${last}` : ''}`)
+  return words ? `: ${words}` : ''
 }

@@ -7,7 +7,7 @@ import { aborted, stopSignal } from './signals.ts'
 
 type UpOptions = ClusterOptions & { prove?: boolean; maxTokens: number; verbose?: boolean }
 
-const PROOF_PROMPT = 'In the beginning'
+const PROOF_PROMPT = 'And the LORD said unto Moses'
 /** A prompt on the command line asks for one answer and no server: any free ports will do. */
 const ANY_PORT = '127.0.0.1:0'
 
@@ -35,9 +35,9 @@ const up = async (words: readonly string[], options: UpOptions): Promise<void> =
     if (prompt) return await stream(cluster, prompt, options, signal)
     console.log(`listening ${cluster.http}\nlistening grpc ${cluster.grpc}`)
     if (options.prove) await stream(cluster, PROOF_PROMPT, options, signal)
-    console.log(await curlLine(cluster.http, options.tokenFile))
+    console.log(await cluster.during(curlLine(cluster.http, options.tokenFile)))
     say('serving until Ctrl-C')
-    await Promise.race([aborted(signal), cluster.failed])
+    await cluster.during(aborted(signal))
     say(`ending the gateway and ${count(options.workers, 'worker')}`)
   } catch (thrown) {
     if (!signal.aborted) throw thrown
@@ -52,7 +52,7 @@ const stream = async (cluster: Cluster, prompt: string, options: UpOptions, sign
   const request = { prompt, max_tokens: options.maxTokens, temperature: 0 }
   const onText = (text: string): void => void process.stdout.write(text)
   const call = generateOver(cluster.grpc, request, { token: readToken(options.tokenFile), signal, onText })
-  const { timing } = await Promise.race([call, cluster.failed]).finally(() => process.stdout.write('\n'))
+  const { timing } = await cluster.during(call).finally(() => process.stdout.write('\n'))
   const [prefill, decode] = [timing.prefill_tokens_per_second, timing.decode_tokens_per_second].map((rate) =>
     rate === null ? '–' : rate.toFixed(0),
   )

@@ -14,8 +14,8 @@ done
 [ -d node_modules ] || npm install --no-save --ignore-scripts --no-package-lock \
   bullmq ioredis @grpc/grpc-js protobufjs @huggingface/tokenizers
 [ -s kjv.txt ] || echo 'Ge1:1-Re22:21' | bible -f -l 0 >kjv.txt
-python3 "$here/prepare.py"
-python3 "$here/tokenizer.py"
+/usr/bin/python3 "$here/prepare.py"
+/usr/bin/python3 "$here/tokenizer.py"
 # Without these three, allocation takes nine tenths of the time.
-OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=2 MALLOC_MMAP_MAX_=0 python3 "$here/train.py" "${2:-4200}"
+OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=2 MALLOC_MMAP_MAX_=0 /usr/bin/python3 "$here/train.py" "${2:-4200}"
 cp tokenizer.json tokenizer_config.json out/

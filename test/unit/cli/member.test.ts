@@ -16,6 +16,7 @@ describe('what services say', () => {
   test('a log record is quiet up to info, and anything else is shown', () => {
     expect(readLog('{"level":30,"msg":"model"}')).toEqual({ text: 'model', urgent: false })
     expect(readLog('{"level":40,"msg":"careful"}')).toEqual({ text: 'careful', urgent: true })
+    expect(readLog('{"level":60,"msg":"the reason"}')).toEqual({ text: 'the reason', urgent: false })
     expect(readLog('Error: boom')).toEqual({ text: 'Error: boom', urgent: true })
     expect(readLog('{"broken')).toEqual({ text: '{"broken', urgent: true })
   })
