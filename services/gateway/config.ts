@@ -3,7 +3,7 @@ import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { invalid } from '../../shared/errors.ts'
-import { coresAllowed, memoryAllowedBytes } from '../../shared/machine.ts'
+import { coresAllowed } from '../../shared/machine.ts'
 import type { Precision } from '../../shared/model/config.ts'
 
 export type GatewayConfig = Readonly<{
@@ -18,7 +18,8 @@ export type GatewayConfig = Readonly<{
   maxSequences: number
   maxBatchTokens: number
   queueLimit: number
-  kvMemoryBytes: number
+  /** null: by the model and the memory allowed. */
+  kvMemoryBytes: number | null
   threads: number
   layerTimeoutMs: number
   startTimeoutMs: number
@@ -29,8 +30,6 @@ export type GatewayConfig = Readonly<{
 export type Address = Readonly<{ host: string; port: number }>
 
 const MIB = 1 << 20
-/** Part of the memory allowed that the KV cache takes unless told otherwise. */
-const KV_SHARE = 0.25
 
 const positive = (text: string): number => {
   const value = Number(text)
@@ -66,7 +65,11 @@ export const gatewayCommand = (): Command =>
     .option('--max-sequences <n>', 'sequences generated at a time', positive, 64)
     .option('--max-batch-tokens <n>', 'token rows in one step', positive, 1024)
     .option('--queue-limit <n>', 'requests that may wait; more get 429', positive, 1024)
-    .option('--kv-memory-mib <n>', 'memory of the KV cache (default: a quarter of what this process may use)', positive)
+    .option(
+      '--kv-memory-mib <n>',
+      'memory of the KV cache (default: what --max-sequences of full length need, at most a quarter of what this process may use)',
+      positive,
+    )
     .option('--threads <n>', 'threads inside one operator (default: the cores this process may use)', positive)
     .option('--layer-timeout-ms <n>', 'longest wait for one layer of experts', positive, 30_000)
     .option('--start-timeout-ms <n>', 'longest wait for the workers at start', positive, 600_000)
@@ -97,7 +100,7 @@ export const parseGatewayConfig = (argv: readonly string[], env: NodeJS.ProcessE
     maxSequences: o.maxSequences,
     maxBatchTokens: o.maxBatchTokens,
     queueLimit: o.queueLimit,
-    kvMemoryBytes: o.kvMemoryMib ? o.kvMemoryMib * MIB : Math.floor(memoryAllowedBytes() * KV_SHARE),
+    kvMemoryBytes: o.kvMemoryMib ? o.kvMemoryMib * MIB : null,
     threads: o.threads ?? coresAllowed(),
     layerTimeoutMs: o.layerTimeoutMs,
     startTimeoutMs: o.startTimeoutMs,

@@ -1,176 +1,188 @@
+import assert from 'node:assert/strict'
 import { Code, MeshError } from '../../shared/errors.ts'
 import { advance, type Limits, type Plan, type Span, schedule } from './batch/schedule.ts'
 import type { Batch } from './forward/batch.ts'
 import { positionDigest } from './forward/digest.ts'
 import { tokenLogprob } from './forward/logprob.ts'
-import { blockRows } from './forward/open.ts'
 import { sample } from './forward/sample.ts'
 import { type Forward, step } from './forward/step.ts'
-import type { EngineEvent, FinishReason, GenerationRequest, Sequence } from './sequence.ts'
+import type { EngineEvent, GenerationRequest, Sequence } from './sequence.ts'
 import { finishReason } from './stream/finish.ts'
 
-/** The engine of one model: requests come in by submit, what becomes of them goes out by emit. */
-export type RunningEngine = {
-  submit(request: GenerationRequest): void
-  cancel(id: string): void
-  /** Ends the loop after the step under way. */
-  stop(): Promise<void>
-  counts(): { waiting: number; running: number; preempted: number }
-}
+type Emit = (events: EngineEvent[]) => void
 
-/** Runs sequences until stopped: batch → step → emit → settle. Events only enqueue; the loop takes them between steps. */
-export const startEngine = (forward: Forward, limits: Limits, emit: (events: EngineEvent[]) => void): RunningEngine => {
-  const { cache } = forward
-  let waiting: Sequence[] = []
-  let running: Sequence[] = []
-  let arrivals = 0
-  let preempted = 0
-  let stopping = false
-  let wake = (): void => {}
-  const cancelled = new Set<string>()
+/** The engine of one model: requests come in by submit, what becomes of them goes out by emit. Events only enqueue; the loop takes them between steps. */
+export class RunningEngine {
+  readonly #forward: Forward
+  readonly #limits: Limits
+  readonly #emit: Emit
+  #waiting: Sequence[] = []
+  #running: Sequence[] = []
+  readonly #cancelled = new Set<string>()
   /** A preempted sequence starts again, but is announced once. */
-  const started = new WeakSet<Sequence>()
-  let current: { spans: readonly Span[]; abort: AbortController } | null = null
+  readonly #announced = new WeakSet<Sequence>()
+  #current: { spans: readonly Span[]; abort: AbortController } | null = null
+  #arrivals = 0
+  #preempted = 0
+  #stopping = false
+  #wake = (): void => {}
+  readonly #done: Promise<void>
 
-  const loop = async (): Promise<void> => {
-    while (!stopping) {
-      dropCancelled()
-      const spans = begin(schedule({ waiting, running, limits, cache }))
-      if (spans.length === 0) {
-        await new Promise<void>((resolve) => {
-          wake = resolve
-        })
-        continue
-      }
-      current = { spans, abort: new AbortController() }
-      try {
-        const { batch, logits } = await step(forward, spans, wantedRows, current.abort.signal)
-        settle(spans, batch, logits)
-      } catch (error) {
-        for (const { sequence } of spans) fail(sequence, MeshError.from(error))
-      }
-      current = null
+  constructor(forward: Forward, limits: Limits, emit: Emit) {
+    this.#forward = forward
+    this.#limits = limits
+    this.#emit = emit
+    this.#done = this.#loop()
+  }
+
+  /** The map: batch → step → settle and emit. */
+  async #loop(): Promise<void> {
+    while (!this.#stopping) {
+      this.#dropCancelled()
+      const { cache } = this.#forward
+      const spans = this.#begin(
+        schedule({ waiting: this.#waiting, running: this.#running, limits: this.#limits, cache }),
+      )
+      if (spans.length === 0) await this.#arrival()
+      else await this.#run(spans)
     }
+  }
+
+  async #run(spans: readonly Span[]): Promise<void> {
+    const abort = new AbortController()
+    this.#current = { spans, abort }
+    try {
+      const { batch, logits } = await step(this.#forward, spans, wantedRows, abort.signal)
+      this.#emit(this.#settle(batch, logits))
+    } catch (error) {
+      for (const { sequence } of spans) this.#fail(sequence, MeshError.from(error))
+    }
+    this.#current = null
+  }
+
+  submit(request: GenerationRequest): void {
+    const arrival = this.#arrivals++
+    this.#waiting.push({ request, ids: [...request.prompt], cached: 0, status: 'waiting', arrival })
+    this.#wake()
+  }
+
+  /** The sequence leaves after the step under way; no event follows. An unknown id is ignored. */
+  cancel(id: string): void {
+    this.#cancelled.add(id)
+    // Nobody waits for this step any more: its calls to the workers are called off too.
+    if (this.#current?.spans.every(({ sequence }) => this.#cancelled.has(sequence.request.id)))
+      this.#current.abort.abort()
+    this.#wake()
+  }
+
+  /** Ends the loop after the step under way. */
+  async stop(): Promise<void> {
+    this.#stopping = true
+    this.#wake()
+    await this.#done
+  }
+
+  counts(): { waiting: number; running: number; preempted: number } {
+    return { waiting: this.#waiting.length, running: this.#running.length, preempted: this.#preempted }
+  }
+
+  #arrival(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#wake = resolve
+    })
   }
 
   /** Carries out a plan and returns the spans to run, moved up past what the prefix cache holds. */
-  const begin = ({ fail: impossible, preempt, admit, rows }: Plan): Span[] => {
-    for (const sequence of impossible) {
-      const cure = `it has ${sequence.ids.length} tokens and the KV cache holds ${cache.totalBlocks * blockRows}; raise --kv-memory-mib`
-      fail(sequence, new MeshError(Code.RESOURCE_EXHAUSTED, `this request does not fit the KV cache: ${cure}`))
+  #begin({ fail, preempt, admit, rows }: Plan): Span[] {
+    const { cache } = this.#forward
+    for (const sequence of fail) {
+      const cause = `this request has grown to ${sequence.ids.length} tokens and the KV cache holds ${cache.tokensMax}`
+      this.#fail(sequence, new MeshError(Code.RESOURCE_EXHAUSTED, `${cause}: raise --kv-memory-mib`))
     }
     for (const sequence of preempt) {
-      preempted++
+      this.#preempted++
       cache.drop(sequence.request.id)
-      running = running.filter((other) => other !== sequence)
-      waiting.unshift(Object.assign(sequence, { status: 'waiting', cached: 0 }))
+      this.#running = this.#running.filter((other) => other !== sequence)
+      this.#waiting.unshift(Object.assign(sequence, { status: 'waiting', cached: 0 }))
     }
-    for (const sequence of admit) {
-      const { id } = sequence.request
-      sequence.cached = cache.open(id, sequence.ids, salt(sequence))
-      sequence.status = 'running'
-      running.push(sequence)
-      if (!started.has(sequence)) emit([{ kind: 'started', id, cachedTokens: sequence.cached }])
-      started.add(sequence)
-    }
-    waiting = waiting.filter((sequence) => sequence.status === 'waiting')
+    for (const sequence of admit) this.#admit(sequence)
+    this.#waiting = this.#waiting.filter(({ status }) => status === 'waiting')
     const spans = rows.map(advance)
-    for (const { sequence, end } of spans) {
-      if (!cache.reserve(sequence.request.id, end)) throw new Error('the schedule promised blocks that are not there')
-    }
+    for (const { sequence, end } of spans)
+      assert(cache.reserve(sequence.request.id, end), 'the schedule counted the blocks')
     return spans
   }
 
+  #admit(sequence: Sequence): void {
+    const { id } = sequence.request
+    sequence.cached = this.#forward.cache.open(id, sequence.ids, this.#salt(sequence))
+    sequence.status = 'running'
+    this.#running.push(sequence)
+    if (!this.#announced.has(sequence)) this.#emit([{ kind: 'started', id, cachedTokens: sequence.cached }])
+    this.#announced.add(sequence)
+  }
+
   /** What a sequence's cached rows depend on besides its ids. Prompts scored in full never start from another's rows. */
-  const salt = ({ request }: Sequence): string => {
-    const { scaling } = forward.config.positions
+  #salt({ request }: Sequence): string {
+    const { scaling } = this.#forward.config.positions
     const stretched = scaling.kind === 'dynamic' && request.prompt.length > scaling.maxPositions
     if (request.promptLogprobs) return request.id
     return stretched ? `prompt of ${request.prompt.length}` : ''
   }
 
-  /** Takes the results of a step into the sequences, and tells. */
-  const settle = (spans: readonly Span[], batch: Batch, logits: Float32Array): void => {
+  /** Takes the results of a step into its sequences and says what is to be told. */
+  #settle(batch: Batch, logits: Float32Array): EngineEvent[] {
     const events: EngineEvent[] = []
+    const width = this.#forward.config.vocabulary
     const rows = wantedRows(batch)
-    const width = forward.config.vocabulary
     const logitsOf = new Map(rows.map((row, i) => [row, logits.subarray(i * width, (i + 1) * width)]))
-    spans.forEach(({ sequence, begin, end }, i) => {
+    for (const [i, { sequence, begin, end }] of batch.spans.entries()) {
       const error = batch.failed.get(sequence)
-      if (error) return fail(sequence, error)
+      if (error) this.#fail(sequence, error)
+      if (error || this.#cancelled.has(sequence.request.id)) continue
       sequence.cached = end
-      if (cancelled.has(sequence.request.id)) return
-      const { request, ids } = sequence
-      if (request.promptLogprobs)
-        events.push(...scorePrompt(sequence, begin, end, (p) => logitsOf.get(batch.starts[i] + p - begin)))
+      if (sequence.request.promptLogprobs)
+        events.push(
+          ...scorePrompt(sequence, begin, end, (position) => logitsOf.get(batch.starts[i] + position - begin)),
+        )
       const last = logitsOf.get(batch.starts[i + 1] - 1)
-      if (end < ids.length || !last) return
-      events.push(nextToken(sequence, last))
-    })
-    emit(events)
+      if (end === sequence.ids.length && last) events.push(this.#nextToken(sequence, last))
+    }
+    return events
   }
 
-  const nextToken = (sequence: Sequence, logits: Float32Array): EngineEvent => {
+  #nextToken(sequence: Sequence, logits: Float32Array): EngineEvent {
     const { request, ids } = sequence
     const output = ids.slice(request.prompt.length)
-    const banned = output.length < request.minTokens ? request.stopIds : []
-    const drawn = sample(logits, { prompt: request.prompt, output }, request.sampling, request.choice, {
+    const { token, logprob } = sample(logits, { prompt: request.prompt, output }, request.sampling, request.choice, {
       logprobs: request.logprobs,
-      banned,
+      banned: output.length < request.minTokens ? request.stopIds : [],
     })
-    ids.push(drawn.token)
-    const finish = finishReason(request, [...output, drawn.token], forward.config.contextLength)
-    if (finish) leave(sequence, finish)
-    return {
-      kind: 'token',
-      id: request.id,
-      index: output.length,
-      token: drawn.token,
-      logprob: drawn.logprob,
-      digest: request.digest ? positionDigest(logits) : null,
-      finish,
-    }
+    ids.push(token)
+    const finish = finishReason(request, [...output, token], this.#forward.config.contextLength)
+    if (finish) this.#leave(sequence, true)
+    const digest = request.digest ? positionDigest(logits) : null
+    return { kind: 'token', id: request.id, index: output.length, token, logprob, digest, finish }
   }
 
-  const leave = (sequence: Sequence, reason: FinishReason): void => {
+  #leave(sequence: Sequence, retain: boolean): void {
     sequence.status = 'finished'
-    running = running.filter((other) => other !== sequence)
-    cache.release(sequence.request.id, { retain: reason !== 'cancelled', ids: sequence.ids })
+    this.#running = this.#running.filter((other) => other !== sequence)
+    this.#forward.cache.release(sequence.request.id, { retain, ids: sequence.ids })
   }
 
-  const fail = (sequence: Sequence, { code, message }: MeshError): void => {
+  #fail(sequence: Sequence, { code, message }: MeshError): void {
     if (sequence.status === 'finished') return
-    if (sequence.status === 'running') cache.drop(sequence.request.id)
+    if (sequence.status === 'running') this.#leave(sequence, false)
     sequence.status = 'finished'
-    running = running.filter((other) => other !== sequence)
-    waiting = waiting.filter((other) => other !== sequence)
-    emit([{ kind: 'failed', id: sequence.request.id, code, message }])
+    this.#waiting = this.#waiting.filter((other) => other !== sequence)
+    this.#emit([{ kind: 'failed', id: sequence.request.id, code, message }])
   }
 
-  const dropCancelled = (): void => {
-    for (const sequence of running.filter(({ request }) => cancelled.has(request.id))) leave(sequence, 'cancelled')
-    waiting = waiting.filter(({ request }) => !cancelled.has(request.id))
-    cancelled.clear()
-  }
-
-  const done = loop()
-  return {
-    submit(request) {
-      waiting.push({ request, ids: [...request.prompt], cached: 0, status: 'waiting', arrival: arrivals++ })
-      wake()
-    },
-    cancel(id) {
-      cancelled.add(id)
-      // Nobody waits for this step any more: its calls to the workers are called off too.
-      if (current?.spans.every(({ sequence }) => cancelled.has(sequence.request.id))) current.abort.abort()
-      wake()
-    },
-    async stop() {
-      stopping = true
-      wake()
-      await done
-    },
-    counts: () => ({ waiting: waiting.length, running: running.length, preempted }),
+  #dropCancelled(): void {
+    for (const sequence of this.#running) if (this.#cancelled.has(sequence.request.id)) this.#leave(sequence, false)
+    this.#waiting = this.#waiting.filter(({ request }) => !this.#cancelled.has(request.id))
+    this.#cancelled.clear()
   }
 }
 
@@ -179,11 +191,11 @@ const wantedRows = (batch: Batch): number[] =>
   batch.spans.flatMap(({ sequence, begin, end }, i) => {
     const first = batch.starts[i]
     if (sequence.request.promptLogprobs && begin < sequence.request.prompt.length)
-      return Array.from({ length: end - begin }, (_, r) => first + r)
+      return Array.from({ length: end - begin }, (_, row) => first + row)
     return end === sequence.ids.length ? [first + end - begin - 1] : []
   })
 
-/** Log-probabilities of the prompt tokens that rows [begin, end) predict, as one event per chunk. */
+/** Log-probabilities of the prompt tokens that rows [begin, end) predict, as one event per chunk; the first token has none. */
 const scorePrompt = (
   { request }: Sequence,
   begin: number,
@@ -191,11 +203,10 @@ const scorePrompt = (
   logitsAt: (position: number) => Float32Array | undefined,
 ): EngineEvent[] => {
   const logprobs = []
-  for (let p = begin; p < Math.min(end, request.prompt.length - 1); p++) {
-    const logits = logitsAt(p)
-    if (logits) logprobs.push(tokenLogprob(logits, request.prompt[p + 1], request.logprobs ?? 0))
+  for (let position = begin; position < Math.min(end, request.prompt.length - 1); position++) {
+    const logits = logitsAt(position)
+    if (logits) logprobs.push(tokenLogprob(logits, request.prompt[position + 1], request.logprobs ?? 0))
   }
-  return begin === 0 || logprobs.length > 0
-    ? [{ kind: 'prompt', id: request.id, logprobs: begin === 0 ? [null, ...logprobs] : logprobs }]
-    : []
+  if (begin > 0 && logprobs.length === 0) return []
+  return [{ kind: 'prompt', id: request.id, logprobs: begin === 0 ? [null, ...logprobs] : logprobs }]
 }

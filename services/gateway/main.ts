@@ -55,11 +55,16 @@ export const runGateway = async (
   const ownClass = await numericClass({ device: 'cpu', threads: config.threads })
   await prepareShards(config, model, log)
   const fleet = await gather(config, model, { hash, ownClass, log })
-  const served = await describe(config, model, hash, ownClass)
+  const metrics = openMetrics(model.name)
+  const engine = await startEngineThread(config, hash, fleet, metrics, onDeath)
+  const { contextLength } = engine
+  if (contextLength < model.config.contextLength)
+    log.warn(
+      `the KV cache holds ${contextLength} tokens, less than the model's context of ${model.config.contextLength}: raise --kv-memory-mib`,
+    )
+  const served = await describe(config, model, { hash, ownClass, contextLength })
   await model.close()
 
-  const metrics = openMetrics(served.name)
-  const engine = await startEngineThread(config, hash, fleet, metrics, onDeath)
   const queue = openQueue(config.queueLimit)
   const parts: GenerateParts = {
     served,
@@ -105,18 +110,19 @@ const prepareShards = async (
   await convert({ modelDir, cacheDir, precision, parts }, { onProgress })
 }
 
+type Measured = { hash: string; ownClass: string; contextLength: number }
+
 const describe = async (
   { modelDir, precision }: GatewayConfig,
   { name, config }: Model,
-  hash: string,
-  ownClass: string,
+  measured: Measured,
 ): Promise<Served> => ({
   name,
-  hash,
+  hash: measured.hash,
   precision,
-  numericClass: ownClass,
+  numericClass: measured.ownClass,
   created: Math.floor(Date.now() / 1000),
-  config,
+  config: { ...config, contextLength: measured.contextLength },
   defaults: await readSamplingDefaults(modelDir),
   tokenizer: await openTokenizer(modelDir),
   chat: await openChat(modelDir),
@@ -129,13 +135,14 @@ const startEngineThread = async (
   metrics: ReturnType<typeof openMetrics>,
   onDeath: (error: Error) => void,
 ): Promise<EnginePort> => {
-  const { modelDir, cacheDir, precision, threads, kvMemoryBytes, token } = config
+  const { modelDir, cacheDir, precision, threads, kvMemoryBytes, maxSequences, token } = config
   const setup = {
     modelDir,
     cacheDir,
     precision,
     threads,
     kvMemoryBytes,
+    maxSequences,
     token,
     modelHash: hash,
     limits: config,

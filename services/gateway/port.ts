@@ -14,7 +14,8 @@ export type EngineSetup = {
   precision: Precision
   modelHash: string
   threads: number
-  kvMemoryBytes: number
+  kvMemoryBytes: number | null
+  maxSequences: number
   limits: Limits
   dispatch: DispatchLimits
   /** null: the experts live in the engine thread itself. */
@@ -42,13 +43,17 @@ export type EngineReport = {
 }
 
 export type FromEngine =
-  | { kind: 'ready' }
+  | { kind: 'ready'; contextLength: number }
   | { kind: 'events'; events: readonly EngineEvent[] }
   | { kind: 'report'; report: EngineReport }
   | { kind: 'stopped' }
 
 /** The main thread's end of the engine: an Engine, whose events come back in order. */
-export type EnginePort = Engine & { stop(): Promise<void> }
+export type EnginePort = Engine & {
+  /** Longest prompt + output: the model's, or less where the KV cache holds less. */
+  readonly contextLength: number
+  stop(): Promise<void>
+}
 
 /** Speaks to an engine thread. When the thread dies, every request with it fails UNAVAILABLE and onDeath is told why. */
 export const connectEngine = (
@@ -68,7 +73,7 @@ export const connectEngine = (
     for (const id of [...listeners.keys()]) deliver({ kind: 'failed', id, code: Code.UNAVAILABLE, message })
     onDeath(error)
   }
-  const port: EnginePort = {
+  const port: Omit<EnginePort, 'contextLength'> = {
     submit(request, onEvent) {
       listeners.set(request.id, onEvent)
       post({ kind: 'submit', request })
@@ -91,7 +96,7 @@ export const connectEngine = (
     thread.on('message', (message: FromEngine) => {
       if (message.kind === 'events') for (const event of message.events) deliver(event)
       else if (message.kind === 'report') onReport(message.report)
-      else if (message.kind === 'ready') resolve(port)
+      else if (message.kind === 'ready') resolve({ ...port, contextLength: message.contextLength })
       else stopped()
     })
   })

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { parentPort, workerData } from 'node:worker_threads'
 import { openExperts } from '../../shared/model/experts.ts'
-import { startEngine } from './engine.ts'
+import { RunningEngine } from './engine.ts'
 import { connectWorker } from './forward/channel.ts'
 import type { Locate, Runner } from './forward/dispatch.ts'
 import { closeForward, openForward } from './forward/open.ts'
@@ -17,7 +17,9 @@ import type { EngineReport, EngineSetup, FromEngine, ToEngine } from './port.ts'
  */
 const REPORT_INTERVAL_MS = 250
 
-const run = async (setup: EngineSetup, send: (message: FromEngine) => void): Promise<(message: ToEngine) => void> => {
+type Taker = (message: ToEngine) => void
+
+const run = async (setup: EngineSetup, send: (message: FromEngine) => void): Promise<Taker> => {
   const runners = setup.topology ? await connectWorkers(setup) : await openLocalExperts(setup)
   const tally = startTally()
   const forward = await openForward({
@@ -26,7 +28,7 @@ const run = async (setup: EngineSetup, send: (message: FromEngine) => void): Pro
     limits: setup.dispatch,
     observe: tally.observe,
   })
-  const engine = startEngine(forward, setup.limits, (events) => send({ kind: 'events', events }))
+  const engine = new RunningEngine(forward, setup.limits, (events) => send({ kind: 'events', events }))
   const reporting = setInterval(
     () => send({ kind: 'report', report: tally.take(forward, engine.counts()) }),
     REPORT_INTERVAL_MS,
@@ -40,6 +42,7 @@ const run = async (setup: EngineSetup, send: (message: FromEngine) => void): Pro
     send({ kind: 'stopped' })
     parentPort?.close()
   }
+  send({ kind: 'ready', contextLength: forward.config.contextLength })
   return (message) => {
     if (message.kind === 'submit') engine.submit(message.request)
     else if (message.kind === 'cancel') engine.cancel(message.id)
@@ -114,10 +117,9 @@ assert(parentPort, 'this file is the entry of a thread')
 const port = parentPort
 const send = (message: FromEngine): void => port.postMessage(message)
 const pending: ToEngine[] = []
-let take = (message: ToEngine): void => {
+let take: Taker = (message) => {
   pending.push(message)
 }
 port.on('message', (message: ToEngine) => take(message))
 take = await run(workerData as EngineSetup, send)
 for (const message of pending) take(message)
-send({ kind: 'ready' })

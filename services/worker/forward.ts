@@ -19,6 +19,7 @@ const QUEUED_FRAMES_OF_FULL_SIZE = 8
 
 type Stream = ServerDuplexStream<Buffer, Buffer>
 type Answer = { rows: Float32Array; crc: number; computeUs: number; waitUs: number }
+const NOTHING: Answer = { rows: new Float32Array(0), crc: 0, computeUs: 0, waitUs: 0 }
 
 /** Serves Forward streams. After drain has begun every new frame is UNAVAILABLE. */
 export type Forward = {
@@ -100,13 +101,13 @@ const serveStream = (stream: Stream, run: Run, limits: ForwardLimits): void => {
 
   const fail = (call: number, error: unknown): void => {
     const { code, details } = statusOf(error)
-    const nothing = { computeUs: 0, waitUs: 0, rows: new Float32Array(0), crc: 0 }
-    write(encodeResponse({ call, code, message: details, ...nothing }))
+    write(encodeResponse({ call, code, message: details, ...NOTHING }))
   }
 
   const accept = async (bytes: Buffer): Promise<void> => {
     const { call, cancelCall, model, deadlineMs, frame } = decodeRequest(bytes)
-    if (!frame) return calls.get(cancelCall)?.abort()
+    if (cancelCall > 0) return calls.get(cancelCall)?.abort()
+    if (!frame) return write(encodeResponse({ call, code: 0, message: '', ...NOTHING }))
     if (call === 0) throw invalid('a frame needs a call number of at least 1', 'call')
     if (calls.has(call)) throw invalid(`call ${call} is already under way on this stream`, 'call')
     if (calls.size >= limits.maxQueuedFrames) {

@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { startEngine } from '../../services/gateway/engine.ts'
+import { RunningEngine } from '../../services/gateway/engine.ts'
 import { closeForward, openForward } from '../../services/gateway/forward/open.ts'
 import { localRunner } from '../../services/gateway/placement/local.ts'
 import type { EngineEvent, GenerationRequest, Sampling } from '../../services/gateway/sequence.ts'
@@ -90,12 +90,13 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
     precision,
     threads,
     kvMemoryBytes,
+    maxSequences,
     locate: () => runner,
     limits: { timeoutMs: 10_000, frameBytesMax: 1 << 26 },
     observe: () => {},
   })
   const listeners = new Map<string, (event: EngineEvent) => void>()
-  const engine = startEngine(forward, { chunk, maxBatchTokens, maxSequences }, (events) => {
+  const engine = new RunningEngine(forward, { chunk, maxBatchTokens, maxSequences }, (events) => {
     for (const event of events) listeners.get(event.id)?.(event)
   })
   return {

@@ -16,6 +16,8 @@ export type CacheOptions = {
   /** Token rows of a block, over all layers and arrays; a multiple of 128. */
   blockRows: number
   memoryBytes: number
+  /** Finished sequences kept for reuse, at most; blocks that are needed end them earlier. */
+  retainedMax: number
 }
 
 export type CacheStats = {
@@ -95,6 +97,11 @@ export class KvCache {
     const { totalBlocks, freeBlocks } = this
     const counts = { queriedTokens: this.#queriedTokens, hitTokens: this.#hitTokens }
     return { totalBlocks, freeBlocks, retainedBlocks: this.#retainedBlocks, bytes: this.#pool.bytes, ...counts }
+  }
+
+  /** The longest sequence that fits, alone. */
+  get tokensMax(): number {
+    return this.totalBlocks * this.#options.blockRows
   }
 
   blocksFor(tokens: number): number {
@@ -182,6 +189,10 @@ export class KvCache {
     }
     this.#retained.add(entry)
     this.#retainedBlocks += entry.blocks
+    for (const oldest of this.#retained) {
+      if (this.#retained.size <= this.#options.retainedMax) break
+      this.#evict(oldest)
+    }
   }
 
   /** Ends a sequence whose rows nobody is to reuse: preempted, failed. */

@@ -22,6 +22,12 @@ import { channelOptions, EXPERT_SERVICE, expertService, loadProto, tokenMetadata
 
 /** Calls without an answer per worker; more mean that the worker has stopped. */
 const OUTSTANDING_CALLS_MAX = 4096
+/**
+ * Bytes that socket buffers surely take. http2 says "written" before it has handed them over, and one turn of the loop later
+ * it has; beyond this size the rest may sit in this process until the loop turns again, which a kernel would prevent for its
+ * whole run (a unix socket takes 200 KB). Then only an answer tells.
+ */
+const UNFENCED_BYTES_MAX = 128 * 1024
 
 export type ChannelOptions = { address: string; token: string | null; maxFrameBytes: number }
 
@@ -36,7 +42,7 @@ export type ExpertReply = {
 
 /** Both promises may be left alone: a rejection nobody awaits is not an unhandled one. */
 export type Sent = {
-  /** The last byte has left this thread, so a kernel may block it. Also settles when the stream is lost. */
+  /** The last byte has left this process, so a kernel may block the thread. Also settles when the stream is lost. */
   written: Promise<void>
   /** Rejects with the worker's status; UNAVAILABLE when the stream was lost, DATA_LOSS or INTERNAL for a bad answer. */
   reply: Promise<ExpertReply>
@@ -46,7 +52,10 @@ export type Sent = {
 export type SendOptions = { deadlineMs: number; signal?: AbortSignal }
 
 type Outstanding = {
+  /** Values due. */
   length: number
+  /** The stream's bytes up to the end of this call, which its answer proves to have arrived. */
+  sentBytes: number
   resolve(reply: ExpertReply): void
   reject(error: MeshError): void
 }
@@ -66,6 +75,8 @@ export class WorkerChannel {
   readonly #unwritten = new Set<() => void>()
   #stream: Stream | null = null
   #lastCall = 0
+  #sentBytes = 0
+  #arrivedBytes = 0
   #closed = false
 
   constructor({ address, token, maxFrameBytes }: ChannelOptions) {
@@ -81,8 +92,7 @@ export class WorkerChannel {
   send(frame: ExpertFrame, model: string, options: SendOptions): Sent {
     const refusal = this.#refusal(frame, options.signal)
     if (refusal) return { written: Promise.resolve(), reply: quiet(Promise.reject(refusal)) }
-    this.#lastCall += 1
-    const call = this.#lastCall
+    const call = this.#nextCall()
     const { deadlineMs } = options
     const bytes = encodeRequest({ call, model, deadlineMs: Math.ceil(deadlineMs), cancelCall: 0, frame })
     const reply = new Promise<ExpertReply>((resolve, reject) => {
@@ -90,6 +100,7 @@ export class WorkerChannel {
       const end = this.#limit(call, options)
       this.#outstanding.set(call, {
         length,
+        sentBytes: this.#sentBytes + bytes.length,
         resolve: (value) => {
           end()
           resolve(value)
@@ -103,14 +114,33 @@ export class WorkerChannel {
     return { written: this.#write(bytes), reply: quiet(reply) }
   }
 
-  /** Resolves when http2 has handed the whole message to the socket, flow-control waits included. */
+  #nextCall(): number {
+    this.#lastCall += 1
+    return this.#lastCall
+  }
+
   #write(bytes: Buffer): Promise<void> {
-    return new Promise((resolve) => {
+    const stream = this.#open()
+    this.#sentBytes += bytes.length
+    const flushed = new Promise<void>((resolve) => {
       this.#unwritten.add(resolve)
-      this.#open().write(bytes, () => {
-        this.#unwritten.delete(resolve)
-        resolve()
-      })
+      stream.write(bytes, () =>
+        setImmediate(() => {
+          this.#unwritten.delete(resolve)
+          resolve()
+        }),
+      )
+    })
+    return this.#sentBytes - this.#arrivedBytes > UNFENCED_BYTES_MAX ? this.#fence(stream) : flushed
+  }
+
+  /** Resolves when the worker has everything that was written before. */
+  #fence(stream: Stream): Promise<void> {
+    const call = this.#nextCall()
+    const sentBytes = this.#sentBytes
+    stream.write(encodeRequest({ call, model: '', deadlineMs: 0, cancelCall: 0, frame: null }))
+    return new Promise((resolve) => {
+      this.#outstanding.set(call, { length: 0, sentBytes, resolve: () => resolve(), reject: () => resolve() })
     })
   }
 
@@ -191,6 +221,7 @@ export class WorkerChannel {
   #settle(response: ForwardResponse, bytes: number): void {
     const waiting = this.#take(response.call)
     if (!waiting) return
+    this.#arrivedBytes = Math.max(this.#arrivedBytes, waiting.sentBytes)
     const { rows, computeUs, waitUs } = response
     if (response.code !== 0) waiting.reject(refused(this.address, response))
     else if (rows.length !== waiting.length) {
@@ -206,6 +237,8 @@ export class WorkerChannel {
   #lose(stream: Stream | null, error: MeshError): void {
     if (stream === null || stream !== this.#stream) return
     this.#stream = null
+    this.#sentBytes = 0
+    this.#arrivedBytes = 0
     stream.cancel()
     for (const [call, waiting] of this.#outstanding) {
       this.#outstanding.delete(call)

@@ -1,4 +1,5 @@
-import type { Precision } from '../../../shared/model/config.ts'
+import { memoryAllowedBytes } from '../../../shared/machine.ts'
+import type { ModelConfig, Precision } from '../../../shared/model/config.ts'
 import { attentionGraph, cacheArrays } from '../../../shared/model/graph/attend.ts'
 import type { Graph } from '../../../shared/model/graph/onnx.ts'
 import { modelHash, openModel } from '../../../shared/model/open.ts'
@@ -15,7 +16,9 @@ export type ForwardOptions = {
   precision: Precision
   /** Threads inside one operator. */
   threads: number
-  kvMemoryBytes: number
+  /** null: what maxSequences sequences of full length need, but at most KV_SHARE of the memory allowed. */
+  kvMemoryBytes: number | null
+  maxSequences: number
 } & Pick<Forward, 'locate' | 'limits' | 'observe'>
 
 /** Token rows of a cache block: the smallest capacity at which attention's bits do not depend on capacity. */
@@ -23,9 +26,11 @@ export const blockRows = 128
 
 /** Opens the gateway's side of a model: its shards must be on disk. */
 export const openForward = async (options: ForwardOptions): Promise<Forward> => {
-  const { modelDir, cacheDir, precision, threads, kvMemoryBytes, locate, limits, observe } = options
+  const { modelDir, cacheDir, precision, threads, locate, limits, observe } = options
   const model = await openModel(modelDir)
-  const { config } = model
+  const cache = openCache(model.config, options)
+  // What does not fit the cache can never be generated, so it is refused like what does not fit the context.
+  const config = { ...model.config, contextLength: Math.min(model.config.contextLength, cache.tokensMax) }
   const folder = shardFolder(cacheDir, await modelHash(model, precision, cacheDir))
   const openGraph = (graph: Graph, shard: string) => openSession(graph, { folder, shard, threads, device: 'cpu' })
   const openPart = (part: Part) => openGraph(partGraph(config, part, precision), shardName(part))
@@ -40,12 +45,7 @@ export const openForward = async (options: ForwardOptions): Promise<Forward> => 
   const forward = {
     config,
     rope: openRope(config.positions),
-    cache: new KvCache({
-      layers: config.layers.length,
-      arrays: cacheArrays(config),
-      blockRows,
-      memoryBytes: kvMemoryBytes,
-    }),
+    cache,
     embed: await openPart({ kind: 'embed' }),
     attend: {
       project: await perLayer((layer) => openPart({ kind: 'project', layer })),
@@ -62,6 +62,18 @@ export const openForward = async (options: ForwardOptions): Promise<Forward> => 
   }
   await model.close()
   return forward
+}
+
+/** Part of the memory allowed that the KV cache takes at most, unless told otherwise. */
+const KV_SHARE = 0.25
+
+const openCache = (config: ModelConfig, { kvMemoryBytes, maxSequences }: ForwardOptions): KvCache => {
+  const arrays = cacheArrays(config)
+  const rowBytes = arrays.reduce((sum, { heads, dim }) => sum + heads * dim * Float32Array.BYTES_PER_ELEMENT, 0)
+  const sequenceBytes = (config.contextLength + blockRows) * rowBytes * config.layers.length
+  const memoryBytes =
+    kvMemoryBytes ?? Math.min(maxSequences * sequenceBytes, Math.floor(memoryAllowedBytes() * KV_SHARE))
+  return new KvCache({ layers: config.layers.length, arrays, blockRows, memoryBytes, retainedMax: maxSequences })
 }
 
 /** Releases the sessions and the cache. */

@@ -84,7 +84,7 @@ export type Weight = { name: string; type: 'float32' | 'uint8'; dims: readonly n
 const ALIGNMENT = 4096
 
 /** Weights have a name space of their own: an output may be called q beside the matrix q. */
-const valueOf = (weight: string): Value => `weight ${weight}`
+const valueNamed = (weight: string): Value => `weight ${weight}`
 
 const product = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1)
 
@@ -118,7 +118,7 @@ export class Graph {
     const bytes = product(dims) * elementBytes[type]
     this.weights.push({ name, type, dims, offset: this.#shardBytes, bytes })
     this.#shardBytes = Math.ceil((this.#shardBytes + bytes) / ALIGNMENT) * ALIGNMENT
-    return valueOf(name)
+    return valueNamed(name)
   }
 
   /** A small constant kept in the graph itself. */
@@ -161,7 +161,7 @@ export class Graph {
   /** The model's bytes. Its weights are found in the file `shard`, relative to the folder the session is told. */
   encode(shard: string): Uint8Array {
     const external = this.weights.map(({ name, type, dims, offset, bytes }) => ({
-      name: valueOf(name),
+      name: valueNamed(name),
       dims: [...dims],
       dataType: elementType[type],
       dataLocation: EXTERNAL,

@@ -12,10 +12,13 @@ const arrays = [
 const blockRows = 128
 const blockBytes = layers * blockRows * (2 * 3 + 5) * 4
 const spareBytes = blockRows * 2 * 3 * 4
+const retainedMax = 1000
 
 /** Just enough memory for so many blocks. */
-const cacheOf = (blocks: number): KvCache =>
-  new KvCache({ layers, arrays, blockRows, memoryBytes: blocks * blockBytes + (blocks - 1) * spareBytes })
+const cacheOf = (blocks: number, kept = retainedMax): KvCache => {
+  const memoryBytes = blocks * blockBytes + (blocks - 1) * spareBytes
+  return new KvCache({ layers, arrays, blockRows, memoryBytes, retainedMax: kept })
+}
 
 /** What a token's row would be: a number that depends on all ids up to it, as attention's rows do. */
 const state = (ids: readonly number[], salt: string): number[] => {
@@ -76,7 +79,8 @@ describe('memory', () => {
   it('counts as many blocks as fit beside one array growing by copy', () => {
     for (const blocks of [1, 2, 7]) {
       const exact = blocks * blockBytes + (blocks - 1) * spareBytes
-      const total = (memoryBytes: number) => new KvCache({ layers, arrays, blockRows, memoryBytes }).totalBlocks
+      const total = (memoryBytes: number) =>
+        new KvCache({ layers, arrays, blockRows, memoryBytes, retainedMax }).totalBlocks
       expect(total(exact)).toBe(blocks)
       expect(total(exact + blockBytes + spareBytes - 1)).toBe(blocks)
       expect(total(exact + blockBytes + spareBytes)).toBe(blocks + 1)
@@ -84,7 +88,7 @@ describe('memory', () => {
   })
 
   it('refuses memory for less than one block, saying how much is needed', () => {
-    const open = () => new KvCache({ layers, arrays, blockRows, memoryBytes: blockBytes - 1 })
+    const open = () => new KvCache({ layers, arrays, blockRows, memoryBytes: blockBytes - 1, retainedMax })
     expect(open).toThrow(MeshError)
     expect(open).toThrow(`at least ${blockBytes} bytes`)
   })
@@ -209,6 +213,17 @@ describe('prefix reuse', () => {
     expect(cache.open('first', [...numbers(50, 1000), 1], '')).toBe(0)
     expect(cache.open('third', [...numbers(50, 3000), 1], '')).toBe(0)
     expect(cache.open('second', [...numbers(50, 2000), 1], '')).toBe(50)
+  })
+
+  it('keeps no more finished sequences than it may, the latest of them', () => {
+    const cache = cacheOf(10, 2)
+    for (const [i, id] of ['a', 'b', 'c'].entries()) {
+      complete(cache, id, numbers(50, 1000 * i))
+      cache.release(id, { retain: true, ids: numbers(50, 1000 * i) })
+    }
+    expect(cache.stats.retainedBlocks).toBe(2)
+    expect(cache.open('again a', [...numbers(50), 1], '')).toBe(0)
+    expect(cache.open('again c', [...numbers(50, 2000), 1], '')).toBe(50)
   })
 
   it('keeps one of two finished sequences of which one begins the other', () => {
