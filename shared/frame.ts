@@ -21,7 +21,7 @@ import {
   writeNumber,
 } from './wire.ts'
 
-/** frame is null exactly when cancelCall names a call to forget. */
+/** frame is null when cancelCall names a call to forget, and in a fence: a call number alone, answered as soon as it is read. */
 export type ForwardRequest = {
   call: number
   model: string
@@ -160,8 +160,11 @@ export const decodeRequest = (bytes: Buffer): ForwardRequest => {
     deadlineMs: fields.uint32(6, 'deadline_ms'),
     cancelCall,
   }
-  return { ...head, frame: cancelCall > 0 ? null : frameOf(fields) }
+  return { ...head, frame: cancelCall > 0 || isFence(fields) ? null : frameOf(fields) }
 }
+
+const isFence = (fields: Fields): boolean =>
+  fields.number(1) > 0 && fields.number(4) === 0 && [2, 8, 9, 10, 11].every((field) => fields.bytes(field).length === 0)
 
 const frameOf = (fields: Fields): ExpertFrame => {
   const layer = fields.uint32(3, 'layer')

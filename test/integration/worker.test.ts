@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -276,6 +277,21 @@ describe('a client that knows the proto and nothing else', () => {
       code: Code.RESOURCE_EXHAUSTED,
       message: expect.stringContaining('cut the frame'),
     })
+  })
+
+  it('has a call number alone answered before the frames that wait', async () => {
+    const arrived: number[] = []
+    const stream = client.Forward(authorised)
+    stream.on('data', ({ call, code }) => {
+      expect(code).toBe(0)
+      arrived.push(call)
+    })
+    for (let call = 1; call <= 30; call += 1) stream.write(oneRow(call, 100))
+    stream.write({ call: 31 })
+    stream.end()
+    await once(stream, 'end')
+    expect(arrived).toHaveLength(31)
+    expect(arrived.indexOf(31)).toBeLessThan(30)
   })
 
   it('has a frame dropped that it cancels before it starts', async () => {

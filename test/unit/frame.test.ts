@@ -153,8 +153,11 @@ describe('a request frame', () => {
     expect(asArrays(decodeRequest(Buffer.concat(mixed)))).toEqual(request)
   })
 
-  it('with a call to cancel carries nothing else', () => {
-    const request = { call: 0, model: '', deadlineMs: 0, cancelCall: 12, frame: null }
+  it.each([
+    ['to cancel another', { call: 0, cancelCall: 12 }],
+    ['that is a fence', { call: 12, cancelCall: 0 }],
+  ])('%s carries nothing else', (_, numbers) => {
+    const request = { ...numbers, model: '', deadlineMs: 0, frame: null }
     expect(decodeRequest(encodeRequest(request))).toEqual(request)
   })
 })
