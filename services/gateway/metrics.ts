@@ -21,75 +21,83 @@ export type Metrics = {
   report(report: EngineReport, worker: (layer: number, expert: number) => string): void
 }
 
-/** Counters of one gateway in Prometheus' text format, named after vLLM's (docs/design/metrics.md) behind `expertmesh_`. */
+/** The series themselves, named after vLLM's (docs/design/metrics.md) behind `expertmesh_`. */
+const openSeries = (registry: Registry) => {
+  const named = (name: string, help: string) => ({ name: `expertmesh_${name}`, help, registers: [registry] })
+  return {
+    running: new Gauge(named('num_requests_running', 'Sequences an engine is working on')),
+    waiting: new Gauge(named('num_requests_waiting', 'Sequences accepted and not yet started')),
+    promptTokens: new Counter(named('prompt_tokens_total', 'Prompt tokens of sequences that an engine began')),
+    generationTokens: new Counter(named('generation_tokens_total', 'Tokens generated')),
+    success: new Counter({
+      ...named('request_success_total', 'Sequences that ended, by reason'),
+      labelNames: ['finished_reason'],
+    }),
+    firstToken: new Histogram({
+      ...named('time_to_first_token_seconds', 'From acceptance to the first token'),
+      buckets: firstTokenBuckets,
+    }),
+    interToken: new Histogram({
+      ...named('inter_token_latency_seconds', 'Between two tokens of a sequence'),
+      buckets: interTokenBuckets,
+    }),
+    endToEnd: new Histogram({
+      ...named('e2e_request_latency_seconds', 'From acceptance to the last token'),
+      buckets: endToEndBuckets,
+    }),
+    cache: new Gauge(named('kv_cache_usage_perc', 'Share of the KV cache in use, 0 to 1')),
+    queries: new Counter(named('prefix_cache_queries_total', 'Prompt tokens looked up in the prefix cache')),
+    hits: new Counter(named('prefix_cache_hits_total', 'Prompt tokens found in the prefix cache')),
+    steps: new Counter(named('steps_total', 'Passes of a batch through all layers')),
+    stepRows: new Counter(named('step_rows_total', 'Token rows that went through all layers')),
+    phases: new Counter({
+      ...named('step_seconds_total', "Time of the steps' parts, over all layers"),
+      labelNames: ['phase'],
+    }),
+    bytes: new Counter(named('dispatch_bytes_total', 'Bytes of token rows sent to experts and returned by them')),
+    rows: new Counter({
+      ...named('expert_rows_total', 'Token rows through an expert'),
+      labelNames: ['layer', 'expert', 'worker'],
+    }),
+  }
+}
+
+/** Counters of one gateway in Prometheus' text format. */
 export const openMetrics = (model: string): Metrics => {
   const registry = new Registry()
   registry.setDefaultLabels({ model_name: model })
   collectDefaultMetrics({ register: registry })
-  const named = (name: string, help: string) => ({ name: `expertmesh_${name}`, help, registers: [registry] })
-  const running = new Gauge(named('num_requests_running', 'Sequences an engine is working on'))
-  const waiting = new Gauge(named('num_requests_waiting', 'Sequences accepted and not yet started'))
-  const promptTokens = new Counter(named('prompt_tokens_total', 'Prompt tokens of sequences that an engine began'))
-  const generationTokens = new Counter(named('generation_tokens_total', 'Tokens generated'))
-  const success = new Counter({
-    ...named('request_success_total', 'Sequences that ended, by reason'),
-    labelNames: ['finished_reason'],
-  })
-  const firstToken = new Histogram({
-    ...named('time_to_first_token_seconds', 'From acceptance to the first token'),
-    buckets: firstTokenBuckets,
-  })
-  const interToken = new Histogram({
-    ...named('inter_token_latency_seconds', 'Between two tokens of a sequence'),
-    buckets: interTokenBuckets,
-  })
-  const endToEnd = new Histogram({
-    ...named('e2e_request_latency_seconds', 'From acceptance to the last token'),
-    buckets: endToEndBuckets,
-  })
-  const cache = new Gauge(named('kv_cache_usage_perc', 'Share of the KV cache in use, 0 to 1'))
-  const queries = new Counter(named('prefix_cache_queries_total', 'Prompt tokens looked up in the prefix cache'))
-  const hits = new Counter(named('prefix_cache_hits_total', 'Prompt tokens found in the prefix cache'))
-  const steps = new Counter(named('steps_total', 'Passes of a batch through all layers'))
-  const stepRows = new Counter(named('step_rows_total', 'Token rows that went through all layers'))
-  const phases = new Counter({
-    ...named('step_seconds_total', "Time of the steps' parts, over all layers"),
-    labelNames: ['phase'],
-  })
-  const bytes = new Counter(named('dispatch_bytes_total', 'Bytes of token rows sent to experts and returned by them'))
-  const rows = new Counter({
-    ...named('expert_rows_total', 'Token rows through an expert'),
-    labelNames: ['layer', 'expert', 'worker'],
-  })
+  const series = openSeries(registry)
   return {
     registry,
-    accepted: () => waiting.inc(),
+    accepted: () => series.waiting.inc(),
     started(cached, prompt) {
-      waiting.dec()
-      running.inc()
-      promptTokens.inc(prompt)
-      queries.inc(prompt)
-      hits.inc(cached)
+      series.waiting.dec()
+      series.running.inc()
+      series.promptTokens.inc(prompt)
+      series.queries.inc(prompt)
+      series.hits.inc(cached)
     },
-    token: () => generationTokens.inc(),
-    firstToken: (seconds) => firstToken.observe(seconds),
-    interToken: (seconds) => interToken.observe(seconds),
+    token: () => series.generationTokens.inc(),
+    firstToken: (seconds) => series.firstToken.observe(seconds),
+    interToken: (seconds) => series.interToken.observe(seconds),
     finished(reason, seconds, wasStarted) {
-      if (wasStarted) running.dec()
-      else waiting.dec()
-      success.inc({ finished_reason: reason })
-      if (reason !== 'refused') endToEnd.observe(seconds)
+      if (wasStarted) series.running.dec()
+      else series.waiting.dec()
+      series.success.inc({ finished_reason: reason })
+      if (reason !== 'refused') series.endToEnd.observe(seconds)
     },
     report(report, worker) {
-      cache.set(report.cacheShare)
-      steps.inc(report.steps)
-      stepRows.inc(report.rows)
+      series.cache.set(report.cacheShare)
+      series.steps.inc(report.steps)
+      series.stepRows.inc(report.rows)
       const { bytes: dispatched, ...times } = report.times
-      bytes.inc(dispatched)
-      for (const [name, timeMs] of Object.entries(times)) phases.inc({ phase: name.replace(/Ms$/, '') }, timeMs / 1000)
+      series.bytes.inc(dispatched)
+      for (const [name, timeMs] of Object.entries(times))
+        series.phases.inc({ phase: name.replace(/Ms$/, '') }, timeMs / 1000)
       for (const [layer, experts] of report.expertRows.entries()) {
         for (const [expert, count] of experts?.entries() ?? [])
-          if (count) rows.inc({ layer, expert, worker: worker(layer, expert) }, count)
+          if (count) series.rows.inc({ layer, expert, worker: worker(layer, expert) }, count)
       }
     },
   }

@@ -1,4 +1,4 @@
-import { type Family, readBasics, readBias, readDeepseekLayers, readExperts, readGqa } from './common.ts'
+import { type Family, readBasics, readBias, readDeepseekLayers, readExperts, readGqa } from './decoder.ts'
 import { hubWeights, plainNaming } from './names.ts'
 
 /** DeepSeekMoE (arXiv:2401.06066; modeling_deepseek.py of deepseek-moe-16b). */

@@ -1,4 +1,4 @@
-import { type Family, readBasics, readDeepseekLayers, readExperts, readGroups, readMla } from './common.ts'
+import { type Family, readBasics, readDeepseekLayers, readExperts, readGroups, readMla } from './decoder.ts'
 import { hubWeights, plainNaming } from './names.ts'
 
 /**

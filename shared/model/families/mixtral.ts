@@ -1,4 +1,4 @@
-import { type Family, readBasics, readExperts, readGqa } from './common.ts'
+import { type Family, readBasics, readExperts, readGqa } from './decoder.ts'
 import { hubWeights, type Naming, plainNaming } from './names.ts'
 
 const hub: Naming = { block: 'block_sparse_moe', shared: '', expert: { gate: 'w1', up: 'w3', down: 'w2' } }

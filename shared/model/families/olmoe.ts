@@ -1,4 +1,4 @@
-import { type Family, readBasics, readBias, readExperts, readGqa } from './common.ts'
+import { type Family, readBasics, readBias, readExperts, readGqa } from './decoder.ts'
 import { hubWeights, plainNaming } from './names.ts'
 
 /** OLMoE (arXiv:2409.02060; transformers' modeling_olmoe.py). */

@@ -1,4 +1,4 @@
-import { type Family, readBasics, readExperts, readGqa, readQwenLayers, readQwenWindows } from './common.ts'
+import { type Family, readBasics, readExperts, readGqa, readQwenLayers, readQwenWindows } from './decoder.ts'
 import { hubWeights, plainNaming } from './names.ts'
 
 /** Qwen1.5-MoE and Qwen2-MoE (arXiv:2407.10671; transformers' modeling_qwen2_moe.py): a gated shared expert. */

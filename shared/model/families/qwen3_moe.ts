@@ -1,4 +1,4 @@
-import { type Family, readBasics, readBias, readExperts, readGqa, readQwenLayers, readQwenWindows } from './common.ts'
+import { type Family, readBasics, readBias, readExperts, readGqa, readQwenLayers, readQwenWindows } from './decoder.ts'
 import { hubWeights, plainNaming } from './names.ts'
 
 /**
