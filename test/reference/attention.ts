@@ -34,7 +34,7 @@ const attendRow = (q: Float32Array, past: KeyValues, begin: number, end: number,
 }
 
 /** Causal attention of the rows q [T, heads·keyDim], the last T positions of `past`. → [T, heads·valueDim]. */
-const causal = (q: Float32Array, past: KeyValues, shape: Heads, window: number | null): Float32Array => {
+export const causal = (q: Float32Array, past: KeyValues, shape: Heads, window: number | null): Float32Array => {
   const width = shape.heads * shape.keyDim
   const rows = q.length / width
   const first = past.keys.length - rows
