@@ -65,7 +65,7 @@ export const startCluster = async (
       start('worker', `worker ${index}`, workerFlags(options, index, directory, cores)),
     )
     const addresses = await Promise.race([Promise.all(workers.map(dialled)), cancelled])
-    const gateway = start('gateway', 'gateway', gatewayFlags(options, addresses))
+    const gateway = start('gateway', 'gateway', gatewayFlags(options, addresses, cores))
     const at = await Promise.race([gateway.listening(2), cancelled])
     const failed = gateway.ended.then((how) => {
       throw new MeshError(Code.UNAVAILABLE, `the gateway ${how}`)

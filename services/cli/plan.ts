@@ -74,9 +74,13 @@ export const workerFlags = (options: ClusterOptions, index: number, directory: s
   ...flag('threads', options.threads ?? Math.max(1, Math.floor(cores / options.workers))),
 ]
 
-/** Flags of the gateway that uses the workers at these addresses. */
-export const gatewayFlags = (options: ClusterOptions, workers: readonly string[]): string[] => [
+/**
+ * Flags of the gateway that uses the workers at these addresses. Beside workers it takes half of the cores: it and they compute in
+ * turns for the most part, and threads that wait for a core cost more than they bring.
+ */
+export const gatewayFlags = (options: ClusterOptions, workers: readonly string[], cores: number): string[] => [
   ...flag('model', options.model),
+  ...flag('threads', workers.length > 0 ? Math.max(1, Math.floor(cores / 2)) : undefined),
   ...flag('listen', options.listen),
   ...flag('grpc-listen', options.grpcListen),
   ...workers.flatMap((address) => flag('worker', address)),

@@ -19,7 +19,7 @@ import { modelHash, openModel } from '../../shared/model/open.ts'
 import { partGraph } from '../../shared/model/part.ts'
 import { tokenMetadata } from '../../shared/rpc.ts'
 import { demo } from '../support/cluster.ts'
-import { startWorker, type WorkerProcess } from '../support/worker.ts'
+import { startWorker, type ServiceProcess } from '../support/service.ts'
 
 const LIMIT_MS = 60_000
 const folder = mkdtempSync(join(tmpdir(), 'expertmesh-holdings-'))
@@ -41,7 +41,7 @@ afterEach(async () => {
 })
 afterAll(() => rmSync(folder, { recursive: true }))
 
-const start = async (flags: string[] = []): Promise<WorkerProcess> => {
+const start = async (flags: string[] = []): Promise<ServiceProcess> => {
   const worker = await startWorker(['--cache', cache, ...flags])
   running.push(worker)
   return worker

@@ -17,7 +17,7 @@ import { modelHash, openModel } from '../../shared/model/open.ts'
 import { loadProto } from '../../shared/rpc.ts'
 import { demo } from '../support/cluster.ts'
 import { seeded } from '../support/random.ts'
-import { startWorker, type WorkerProcess } from '../support/worker.ts'
+import { startWorker, type ServiceProcess } from '../support/service.ts'
 
 const LIMIT_MS = 60_000
 const folder = mkdtempSync(join(tmpdir(), 'expertmesh-worker-'))
@@ -28,7 +28,7 @@ const held = [
   { layer: 2, experts: [5] },
 ]
 
-let worker: WorkerProcess
+let worker: ServiceProcess
 let control: WorkerControl
 let channel: WorkerChannel
 let hidden = 0

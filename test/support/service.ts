@@ -5,10 +5,9 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
 const root = join(import.meta.dirname, '..', '..')
-const main = join(root, 'dist', 'services', 'worker', 'main.js')
 
-export type WorkerProcess = {
-  /** What a client dials. */
+export type ServiceProcess = {
+  /** What a client dials: a worker's gRPC, a gateway's HTTP. */
   address: string
   process: ChildProcess
   /** What it has written to stderr. */
@@ -17,12 +16,21 @@ export type WorkerProcess = {
   stop(): Promise<number | null>
 }
 
-/** A worker process, on a free port and with the demo model unless the flags say otherwise. Needs `npm run build`. */
-export const startWorker = async (flags: readonly string[]): Promise<WorkerProcess> => {
-  if (!existsSync(main)) throw new Error('dist is missing: run npm run build, or npm test, which does')
+/** A worker process, on a free port and with the demo model unless the flags say otherwise. */
+export const startWorker = (flags: readonly string[]): Promise<ServiceProcess> => {
   const models = flags.includes('--models') ? [] : ['--models', join(root, 'models')]
-  const given = ['--listen', '127.0.0.1:0', ...models, ...flags]
-  const child = spawn(process.execPath, [main, ...given], { stdio: ['ignore', 'pipe', 'pipe'] })
+  return startService('worker', ['--listen', '127.0.0.1:0', ...models, ...flags])
+}
+
+/** A gateway process on free ports. */
+export const startGateway = (flags: readonly string[]): Promise<ServiceProcess> =>
+  startService('gateway', ['--listen', '127.0.0.1:0', ...flags])
+
+/** Needs `npm run build`. */
+const startService = async (service: 'worker' | 'gateway', flags: readonly string[]): Promise<ServiceProcess> => {
+  const main = join(root, 'dist', 'services', service, 'main.js')
+  if (!existsSync(main)) throw new Error('dist is missing: run npm run build, or npm test, which does')
+  const child = spawn(process.execPath, [main, ...flags], { stdio: ['ignore', 'pipe', 'pipe'] })
   const kill = (): void => {
     child.kill('SIGKILL')
   }
@@ -34,7 +42,7 @@ export const startWorker = async (flags: readonly string[]): Promise<WorkerProce
   })
   const address = await new Promise<string>((resolve, reject) => {
     createInterface(child.stdout).on('line', (line) => resolve(line.replace(/^listening /, '')))
-    child.once('close', (status) => reject(new Error(`the worker ended with ${status}:\n${log}`)))
+    child.once('close', (status) => reject(new Error(`the process ended with ${status}:\n${log}`)))
   })
   const stop = async (): Promise<number | null> => {
     if (child.exitCode === null && child.signalCode === null) {
