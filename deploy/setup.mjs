@@ -71,7 +71,7 @@ const install = async () => {
     )
   if (process.platform === 'linux' && process.arch === 'x64')
     say(
-      'installed for CPU and WebGPU. For `worker --device cuda` (NVIDIA, CUDA 12) add its libraries, about 300 MB from nuget.org: ONNXRUNTIME_NODE_INSTALL=true node node_modules/onnxruntime-node/script/install.js',
+      'installed for CPU and WebGPU. For `worker --device cuda` (NVIDIA, CUDA 12) add its libraries, about 300 MB from nuget.org: ONNXRUNTIME_NODE_INSTALL=cuda12 node node_modules/onnxruntime-node/script/install.js',
     )
 }
 

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { Code, MeshError } from '../errors.ts'
 import type { ModelConfig, Precision } from './config.ts'
 import { modelHash, openModel } from './open.ts'
 import { type LayerExperts, partGraph, shardName } from './part.ts'
@@ -42,8 +43,10 @@ export type ExpertsOptions = {
   threads: number
 }
 
+/** @throws MeshError FAILED_PRECONDITION for int8 on a device that is not the CPU. */
 export const openExperts = async (options: ExpertsOptions): Promise<Experts> => {
   const { modelDir, cacheDir, precision, device, threads } = options
+  checkPrecision(device, precision)
   const model = await openModel(modelDir)
   const { config } = model
   const folder = shardFolder(cacheDir, await modelHash(model, precision, cacheDir))
@@ -61,7 +64,7 @@ export const openExperts = async (options: ExpertsOptions): Promise<Experts> => 
       device,
     })
     const warmth = new Float32Array(config.hidden)
-    await runRows(
+    await runExpert(
       session,
       device,
       precision === 'fp32' ? warmth : new Uint8Array(config.hidden),
@@ -81,7 +84,7 @@ export const openExperts = async (options: ExpertsOptions): Promise<Experts> => 
       assert(session, `expert ${expert[begin]} of layer ${layer} is not held`)
       const index = rowIndex.subarray(begin, end)
       const x = gather(rows, index, hidden)
-      results.set(await runRows(session, device, x, rowScale && gather(rowScale, index, 1), hidden), begin * hidden)
+      results.set(await runExpert(session, device, x, rowScale && gather(rowScale, index, 1), hidden), begin * hidden)
       begin = end
     }
     return results
@@ -108,6 +111,13 @@ export const openExperts = async (options: ExpertsOptions): Promise<Experts> => 
   }
 }
 
+/** Kernels that sum int8 products exactly exist for the CPU alone; left to itself ONNX Runtime would run those parts there. */
+const checkPrecision = (device: Device, precision: Precision): void => {
+  if (device === 'cpu' || precision === 'fp32') return
+  const cause = `${precision} runs on the CPU alone, and experts are to run on ${device}`
+  throw new MeshError(Code.FAILED_PRECONDITION, `${cause}; use --precision fp32 or --device cpu`)
+}
+
 const key = (layer: number, expert: number): string => `${layer}/${expert}`
 
 const heldExperts = (keys: readonly string[]): { layer: number; experts: number[] }[] => {
@@ -131,10 +141,14 @@ const gather = <A extends Float32Array | Uint8Array>(rows: A, index: Uint32Array
   return picked
 }
 
-/** On a GPU a row's bits may depend on the number of rows, so it is padded to the next of these. */
-const TILES = [16, 64, 256, 1024, 4096]
+/**
+ * A GPU picks its kernel by the number of rows, and kernels add up in different orders. So every run there has this many, the last
+ * ones zero, and a row's bits cannot depend on how many came with it.
+ */
+const GPU_ROWS = 64
 
-const runRows = async (
+/** One expert over rows [n,hidden], with int8 and their scales [n]; [n,hidden]. Blocks the thread while the kernels run. */
+export const runExpert = async (
   session: Session,
   device: Device,
   rows: Float32Array | Uint8Array,
@@ -142,14 +156,25 @@ const runRows = async (
   hidden: number,
 ): Promise<Float32Array> => {
   const count = rows.length / hidden
-  const padded = device === 'cpu' ? count : (TILES.find((tile) => tile >= count) ?? count)
-  if (rows instanceof Float32Array) {
-    const x = padded === count ? rows : new Float32Array(padded * hidden)
-    if (x !== rows) x.set(rows)
-    const { y } = await session.run({ rows: float32(x, [padded, hidden]) })
-    return (y.data as Float32Array).subarray(0, count * hidden)
+  if (rows instanceof Uint8Array) {
+    assert(scale && device === 'cpu')
+    const { y } = await session.run({ rows: uint8(rows, [count, hidden]), scale: float32(scale, [count, 1]) })
+    return y.data as Float32Array
   }
-  assert(scale && padded === count)
-  const { y } = await session.run({ rows: uint8(rows, [count, hidden]), scale: float32(scale, [count, 1]) })
+  if (device !== 'cpu') return runPadded(session, rows, hidden)
+  const { y } = await session.run({ rows: float32(rows, [count, hidden]) })
   return y.data as Float32Array
+}
+
+const runPadded = async (session: Session, rows: Float32Array, hidden: number): Promise<Float32Array> => {
+  const results = new Float32Array(rows.length)
+  const block = new Float32Array(GPU_ROWS * hidden)
+  for (let begin = 0; begin < rows.length; begin += block.length) {
+    const part = rows.subarray(begin, begin + block.length)
+    block.set(part)
+    block.fill(0, part.length)
+    const { y } = await session.run({ rows: float32(block, [GPU_ROWS, hidden]) })
+    results.set((y.data as Float32Array).subarray(0, part.length), begin)
+  }
+  return results
 }

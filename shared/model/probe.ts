@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Code, MeshError } from '../errors.ts'
 import type { ModelConfig } from './config.ts'
+import { runExpert } from './experts.ts'
 import { attentionGraph, outputGraph, projectGraph } from './graph/attend.ts'
 import { expertGraph } from './graph/ffn.ts'
 import { inputRows, linear } from './graph/linear.ts'
@@ -59,14 +60,14 @@ const config: ModelConfig = {
 export const numericClass = async (options: ProbeOptions): Promise<string> => {
   const folder = await mkdtemp(join(tmpdir(), 'expertmesh-probe-'))
   const hash = createHash('sha256')
+  // A GPU runs experts alone, from float weights.
+  const cpu = options.device === 'cpu'
   const check = async (name: string, graph: Graph, feeds: Feeds): Promise<void> => {
     const session = await openProbe(folder, name, graph, options)
-    await checkBlocks(name, session, feeds, hash)
+    await checkBlocks(name, cpu ? session.run : (inputs) => runOnDevice(session, options.device, inputs), feeds, hash)
     await session.close()
   }
   try {
-    // A GPU runs experts alone, from float weights.
-    const cpu = options.device === 'cpu'
     for (const precision of cpu ? (['fp32', 'int8'] as const) : (['fp32'] as const)) {
       await check(`expert-${precision}`, expertGraph(config, precision), precision === 'fp32' ? floatRows : byteRows)
       if (!cpu) continue
@@ -130,8 +131,8 @@ const openProbe = async (
   const shard = Buffer.alloc(graph.shardBytes)
   for (const { type, offset, bytes } of graph.weights) {
     const values = wave(type === 'float32' ? bytes / 4 : bytes, offset)
-    if (type === 'float32') values.forEach((v, i) => shard.writeFloatLE(v, offset + 4 * i))
-    else values.forEach((v, i) => shard.writeUInt8(128 + Math.round(v * 127), offset + i))
+    const stored = type === 'float32' ? values : Uint8Array.from(values, (v) => 128 + Math.round(v * 127))
+    shard.set(new Uint8Array(stored.buffer), offset)
   }
   await writeFile(join(folder, name), shard)
   return openSession(graph, { folder, shard: name, threads, device })
@@ -142,16 +143,22 @@ const bytesOf = ({ data }: Tensor): Uint8Array => {
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
 }
 
+/** As experts run there, padding included. */
+const runOnDevice = async (session: Session, device: Device, { rows: { data } }: Readonly<Record<string, Tensor>>) => {
+  const y = await runExpert(session, device, data as Float32Array, null, HIDDEN)
+  return { y: float32(y, [y.length / HIDDEN, HIDDEN]) }
+}
+
 /** Runs the rows whole and in blocks of every size, compares each row byte for byte, and adds the results to the hash. */
-const checkBlocks = async (name: string, session: Session, feeds: Feeds, hash: Hash): Promise<void> => {
-  const whole = await session.run(feeds(0, ROWS))
+const checkBlocks = async (name: string, run: Session['run'], feeds: Feeds, hash: Hash): Promise<void> => {
+  const whole = await run(feeds(0, ROWS))
   for (const output of Object.keys(whole).sort()) hash.update(output).update(bytesOf(whole[output]))
   for (const size of BLOCKS) {
     // Blocks of every size from all over the rows; all of the single rows would take most of the start.
     const stride = Math.max(size, Math.floor(ROWS / BLOCKS_PER_SIZE))
     for (let begin = 0; begin < ROWS; begin += stride) {
       const end = Math.min(ROWS, begin + size)
-      const part = await session.run(feeds(begin, end))
+      const part = await run(feeds(begin, end))
       for (const [output, tensor] of Object.entries(part)) {
         const rowBytes = bytesOf(whole[output]).length / ROWS
         const got = bytesOf(tensor).slice(-rowBytes * (end - begin))

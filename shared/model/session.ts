@@ -49,6 +49,8 @@ const createSession = async (model: Uint8Array, options: SessionOptions): Promis
           model_external_initializers_file_folder_path: folder,
           // Idle threads must not burn the cores that the other processes of this machine compute on.
           intra_op: { allow_spinning: '0' },
+          // Else a kernel that the device lacks would run on the CPU, unsaid.
+          ...(device === 'cpu' ? {} : { disable_cpu_ep_fallback: '1' }),
         },
       },
     })
@@ -60,12 +62,16 @@ const createSession = async (model: Uint8Array, options: SessionOptions): Promis
   }
 }
 
-const reason = (error: unknown): string => (error instanceof Error ? error.message.split('\n')[0] : String(error))
+/** ONNX Runtime's first line without the C++ signature and failed condition before its sentence. */
+const reason = (error: unknown): string => {
+  const line = error instanceof Error ? error.message.split('\n')[0] : String(error)
+  return line.replace(/^.* was false\. /, '').replace(/\.$/, '')
+}
 
 const cure: Record<Exclude<Device, 'cpu'>, string> = {
   webgpu:
-    "WebGPU needs a Vulkan driver: install the GPU vendor's, or Debian's chromium for its software one and set VK_ICD_FILENAMES=/usr/lib/chromium/vk_swiftshader_icd.json; or use --device cpu.",
-  cuda: 'CUDA needs CUDA 12, cuDNN 9 and ONNX Runtime\'s CUDA library: run "npm rebuild onnxruntime-node --onnxruntime-node-install=cuda12"; or use --device cpu.',
+    "On Linux, WebGPU needs a Vulkan driver and loader: install the GPU vendor's driver and libvulkan1. Debian has a slow driver that needs no GPU: apt-get install chromium libvulkan1, then set VK_ICD_FILENAMES=/usr/lib/chromium/vk_swiftshader_icd.json. Or use --device cpu.",
+  cuda: "CUDA needs Linux on x64 with an NVIDIA driver, CUDA 12, cuDNN 9 and ONNX Runtime's CUDA library, which ONNXRUNTIME_NODE_INSTALL=cuda12 node node_modules/onnxruntime-node/script/install.js fetches from nuget.org. Or use --device cpu.",
 }
 
 /** float32 values of this shape; the array is used in place. */

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { startCluster } from '../support/cluster.ts'
+import { complete } from '../support/complete.ts'
 import { describeGolden, golden } from '../support/goldens.ts'
 import { seeded } from '../support/random.ts'
 import { startGateway, startWorker } from '../support/service.ts'
@@ -20,23 +21,10 @@ const families = [
   'olmoe',
 ]
 
-type Answer = { ids: number[]; digest: string }
+type Answer = Awaited<ReturnType<typeof complete>>
 
 const cache = mkdtempSync(join(tmpdir(), 'expertmesh-cluster-'))
 afterAll(() => rmSync(cache, { recursive: true }))
-
-const complete = async (url: string, prompt: readonly number[], more: object): Promise<Answer> => {
-  const body = { prompt, temperature: 0, ignore_eos: true, return_token_ids: true, logits_sha256: true, ...more }
-  const models = (await (await fetch(`${url}/v1/models`)).json()) as { data: { id: string }[] }
-  const response = await fetch(`${url}/v1/completions`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ model: models.data[0].id, ...body }),
-  })
-  if (!response.ok) throw new Error(await response.text())
-  const answer = (await response.json()) as { choices: { token_ids: number[]; logits_sha256: string }[] }
-  return { ids: answer.choices[0].token_ids, digest: answer.choices[0].logits_sha256 }
-}
 
 for (const name of families) {
   describeGolden(name, () => {

@@ -17,7 +17,7 @@ import { modelHash, openModel } from '../../shared/model/open.ts'
 import { loadProto } from '../../shared/rpc.ts'
 import { demo } from '../support/cluster.ts'
 import { seeded } from '../support/random.ts'
-import { startWorker, type ServiceProcess } from '../support/service.ts'
+import { type ServiceProcess, startWorker } from '../support/service.ts'
 
 const LIMIT_MS = 60_000
 const folder = mkdtempSync(join(tmpdir(), 'expertmesh-worker-'))

@@ -33,6 +33,8 @@ export type ClusterOptions = {
   precision?: 'fp32' | 'int8'
   /** More flags of `expertmesh up`. */
   args?: readonly string[]
+  /** On top of this process's environment. */
+  env?: Readonly<Record<string, string>>
 }
 
 /** Nothing outlives the tests, however they end. */
@@ -61,12 +63,13 @@ const stop = async (child: ChildProcess): Promise<number | null> => {
 /** A cluster of processes on free ports, as `expertmesh up` starts it; ready to serve. Needs `npm run build`. */
 export const startCluster = async (options: ClusterOptions = {}): Promise<Cluster> => {
   if (!existsSync(main)) throw new Error('dist is missing: run npm run build, or npm test, which does')
-  const { model = demo, workers = 2, precision, args = [] } = options
+  const { model = demo, workers = 2, precision, args = [], env = {} } = options
   const flags = ['--model', model, '--workers', String(workers), ...(precision ? ['--precision', precision] : [])]
   const listen = ['--listen', '127.0.0.1:0', '--grpc-listen', '127.0.0.1:0']
   const child = spawn(process.execPath, [main, 'up', ...flags, ...listen, ...args], {
     // A group of its own, so that killGroup finds children whose parent is gone.
     detached: true,
+    env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   const onExit = (): void => killGroup(child)

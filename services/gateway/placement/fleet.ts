@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import { Code, MeshError } from '../../../shared/errors.ts'
 import type { ModelConfig } from '../../../shared/model/config.ts'
 import type { Model } from '../../../shared/model/open.ts'
 import { partGraph } from '../../../shared/model/part.ts'
@@ -45,6 +46,12 @@ export const gather = async (
     ownClass,
     found.map(({ device, numericClass }, i) => ({ address: workers[i].address, device, numericClass })),
   )
+
+  for (const [i, { device }] of found.entries()) {
+    if (device === 'cpu' || options.precision === 'fp32') continue
+    const cause = `worker ${options.workers[i]} runs on ${device}, and ${options.precision} runs on CPUs alone`
+    throw new MeshError(Code.FAILED_PRECONDITION, `${cause}: use --precision fp32, or workers with --device cpu`)
+  }
 
   const space = spaceOf(config)
   const expertBytes = partGraph(config, { kind: 'expert', layer: 0, expert: 0 }, options.precision).shardBytes
