@@ -54,6 +54,9 @@ const guard =
 const refuse = (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
   const { status, headers, body } = toFailure(error)
   if (status >= 500) request.log.error(error)
+  // Closing with the rest of a body on its way would reset the connection, and the client might never read the answer.
+  reply.removeHeader('connection')
+  request.raw.resume()
   reply
     .code(status)
     .headers({ ...headers, 'x-request-id': request.id })
