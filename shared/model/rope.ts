@@ -12,6 +12,8 @@ export type Rope = {
   write(position: number, promptLength: number, cos: Float32Array, sin: Float32Array, row: number): void
 }
 
+const { fround } = Math
+
 /** Rows of angles kept; recomputing one is cheap, so the bound only caps memory. */
 const ROWS_KEPT_MAX = 1 << 16
 
@@ -27,10 +29,10 @@ export const openRope = ({ dim, theta, scaling }: Positions): Rope => {
     let row = kept.get(id)
     if (!row) {
       const inverse = length > 0 && scaling.kind === 'dynamic' ? stretched(dim, theta, scaling, length) : fixed
-      const turns = inverse.map((f) => Math.fround(f * position))
+      const turns = inverse.map((f) => fround(f * position))
       row = {
-        cos: turns.map((t) => Math.fround(Math.cos(t)) * factor),
-        sin: turns.map((t) => Math.fround(Math.sin(t)) * factor),
+        cos: turns.map((t) => fround(Math.cos(t)) * factor),
+        sin: turns.map((t) => fround(Math.sin(t)) * factor),
       }
       if (kept.size >= ROWS_KEPT_MAX) kept.clear()
       kept.set(id, row)
@@ -49,8 +51,11 @@ export const openRope = ({ dim, theta, scaling }: Positions): Rope => {
   }
 }
 
-const frequencies = (dim: number, theta: number): Float32Array =>
-  Float32Array.from({ length: dim / 2 }, (_, i) => 1 / Math.fround(theta ** Math.fround((2 * i) / dim)))
+/** θ^(2i/d), i < d/2. */
+const periods = (dim: number, theta: number): Float32Array =>
+  Float32Array.from({ length: dim / 2 }, (_, i) => fround(theta) ** fround((2 * i) / dim))
+
+const frequencies = (dim: number, theta: number): Float32Array => periods(dim, theta).map((period) => 1 / period)
 
 const stretched = (
   dim: number,
@@ -67,14 +72,14 @@ const scale = (base: Float32Array, dim: number, theta: number, scaling: RopeScal
     case 'linear':
       return base.map((f) => f / scaling.factor)
     case 'yarn':
-      return yarn(base, dim, theta, scaling)
+      return yarn(dim, theta, scaling)
     case 'llama3':
-      return llama3(base, scaling)
+      return base.map((f) => llama3(f, scaling))
   }
 }
 
 /** YaRN (Peng et al. 2023, arXiv:2309.00071 §3.2): slow frequencies are interpolated, fast ones kept, a ramp between. */
-const yarn = (base: Float32Array, dim: number, theta: number, s: RopeScaling & { kind: 'yarn' }): Float32Array => {
+const yarn = (dim: number, theta: number, s: RopeScaling & { kind: 'yarn' }): Float32Array => {
   const dimensionAt = (rotations: number): number =>
     (dim * Math.log(s.originalPositions / (rotations * 2 * Math.PI))) / (2 * Math.log(theta))
   const begin = dimensionAt(s.betaFast)
@@ -82,17 +87,17 @@ const yarn = (base: Float32Array, dim: number, theta: number, s: RopeScaling & {
   const low = Math.max(s.truncate ? Math.floor(begin) : begin, 0)
   let high = Math.min(s.truncate ? Math.ceil(end) : end, dim - 1)
   if (low === high) high += 0.001
-  return base.map((f, i) => {
-    const ramp = Math.min(Math.max((i - low) / (high - low), 0), 1)
-    return (f / s.factor) * ramp + f * (1 - ramp)
+  return periods(dim, theta).map((period, i) => {
+    const kept = fround(1 - fround(Math.min(Math.max((i - low) / (high - low), 0), 1)))
+    const interpolated = fround(1 / fround(s.factor * period))
+    return fround(interpolated * fround(1 - kept)) + fround(fround(1 / period) * kept)
   })
 }
 
-const llama3 = (base: Float32Array, s: RopeScaling & { kind: 'llama3' }): Float32Array =>
-  base.map((f) => {
-    const wavelength = (2 * Math.PI) / f
-    if (wavelength > s.originalPositions / s.lowFactor) return f / s.factor
-    if (wavelength < s.originalPositions / s.highFactor) return f
-    const smooth = (s.originalPositions / wavelength - s.lowFactor) / (s.highFactor - s.lowFactor)
-    return ((1 - smooth) * f) / s.factor + smooth * f
-  })
+const llama3 = (f: number, s: RopeScaling & { kind: 'llama3' }): number => {
+  const wavelength = fround((2 * Math.PI) / f)
+  if (wavelength > s.originalPositions / s.lowFactor) return f / s.factor
+  if (wavelength < s.originalPositions / s.highFactor) return f
+  const smooth = (s.originalPositions / wavelength - s.lowFactor) / (s.highFactor - s.lowFactor)
+  return ((1 - smooth) * f) / s.factor + smooth * f
+}
