@@ -24,6 +24,7 @@ export class RunningEngine {
   #current: { spans: readonly Span[]; abort: AbortController } | null = null
   #arrivals = 0
   #preempted = 0
+  #stepMs = 0
   #stopping = false
   #wake = (): void => {}
   readonly #done: Promise<void>
@@ -50,6 +51,7 @@ export class RunningEngine {
 
   async #run(spans: readonly Span[]): Promise<void> {
     const abort = new AbortController()
+    const begun = performance.now()
     this.#current = { spans, abort }
     try {
       const { batch, logits } = await step(this.#forward, spans, wantedRows, abort.signal)
@@ -58,6 +60,7 @@ export class RunningEngine {
       for (const { sequence } of spans) this.#fail(sequence, MeshError.from(error))
     }
     this.#current = null
+    this.#stepMs += performance.now() - begun
   }
 
   submit(request: GenerationRequest): void {
@@ -82,8 +85,10 @@ export class RunningEngine {
     await this.#done
   }
 
-  counts(): { waiting: number; running: number; preempted: number } {
-    return { waiting: this.#waiting.length, running: this.#running.length, preempted: this.#preempted }
+  /** preempted and stepMs, the time in steps, are since the start. */
+  counts(): { waiting: number; running: number; preempted: number; stepMs: number } {
+    const [waiting, running] = [this.#waiting.length, this.#running.length]
+    return { waiting, running, preempted: this.#preempted, stepMs: this.#stepMs }
   }
 
   #arrival(): Promise<void> {

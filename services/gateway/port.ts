@@ -28,11 +28,11 @@ export type ToEngine =
   | { kind: 'cancel'; id: string }
   | { kind: 'stop' }
 
-/** What the engine did since the last report. Times are summed over layers, in milliseconds. */
+/** What the engine did since the last report. Times are summed over layers, in milliseconds; kernelMs is spent in this process's graphs. */
 export type EngineReport = {
   steps: number
   rows: number
-  times: LayerTimes
+  times: LayerTimes & { stepMs: number; kernelMs: number }
   /** Token rows through experts: [layer][expert]. */
   expertRows: readonly (readonly number[])[]
   cacheShare: number

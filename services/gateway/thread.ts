@@ -4,7 +4,7 @@ import { openExperts } from '../../shared/model/experts.ts'
 import { RunningEngine } from './engine.ts'
 import { connectWorker } from './forward/channel.ts'
 import type { Locate, Runner } from './forward/dispatch.ts'
-import { closeForward, openForward } from './forward/open.ts'
+import { closeForward, kernelMs, openForward } from './forward/open.ts'
 import type { Routes } from './forward/route.ts'
 import type { Forward, LayerTimes } from './forward/step.ts'
 import { localRunner } from './placement/local.ts'
@@ -82,7 +82,7 @@ const openLocalExperts = async (setup: EngineSetup): Promise<Runners> => {
   return { locate: () => runner, close: () => experts.close() }
 }
 
-const noTimes: LayerTimes = { attendMs: 0, dispatchMs: 0, sharedMs: 0, waitMs: 0, combineMs: 0, bytes: 0 }
+const noTimes: LayerTimes = { attendMs: 0, dispatchMs: 0, sharedMs: 0, waitMs: 0, expertsMs: 0, combineMs: 0, bytes: 0 }
 
 /** Sums what the layers report until it is taken. */
 const startTally = () => {
@@ -90,6 +90,7 @@ const startTally = () => {
   let steps = 0
   let rows = 0
   let expertRows: number[][] = []
+  let before = { stepMs: 0, kernelMs: 0 }
   return {
     observe(layer: number, { ids, topK }: Routes, spent: LayerTimes, batchRows: number): void {
       for (const name of Object.keys(times) as (keyof LayerTimes)[]) times[name] += spent[name]
@@ -101,9 +102,12 @@ const startTally = () => {
       expertRows[layer] ??= []
       for (const id of ids) expertRows[layer][id] = (expertRows[layer][id] ?? 0) + 1
     },
-    take({ cache }: Forward, counts: Pick<EngineReport, 'waiting' | 'running' | 'preempted'>): EngineReport {
-      const cacheShare = 1 - cache.freeBlocks / cache.totalBlocks
-      const report = { steps, rows, times, expertRows, cacheShare, ...counts }
+    take(forward: Forward, { stepMs, ...counts }: ReturnType<RunningEngine['counts']>): EngineReport {
+      const cacheShare = 1 - forward.cache.freeBlocks / forward.cache.totalBlocks
+      const since = { stepMs, kernelMs: kernelMs(forward) }
+      const totals = { stepMs: since.stepMs - before.stepMs, kernelMs: since.kernelMs - before.kernelMs }
+      const report = { steps, rows, times: { ...times, ...totals }, expertRows, cacheShare, ...counts }
+      before = since
       times = { ...noTimes }
       steps = 0
       rows = 0

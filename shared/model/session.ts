@@ -8,6 +8,8 @@ export type { Tensor }
 /** A graph ready to run. run blocks this thread while the kernels work; outputs are fresh arrays. */
 export type Session = {
   run(feeds: Readonly<Record<string, Tensor>>): Promise<Readonly<Record<string, Tensor>>>
+  /** Milliseconds spent in run so far. */
+  readonly spentMs: number
   close(): Promise<void>
 }
 
@@ -28,8 +30,17 @@ const ERRORS_ONLY = 3
  */
 export const openSession = async (graph: Graph, options: SessionOptions): Promise<Session> => {
   const session = await createSession(graph.encode(options.shard), options)
+  let spentMs = 0
   return {
-    run: (feeds) => session.run(feeds),
+    async run(feeds) {
+      const begun = performance.now()
+      const outputs = await session.run(feeds)
+      spentMs += performance.now() - begun
+      return outputs
+    },
+    get spentMs() {
+      return spentMs
+    },
     close: () => session.release(),
   }
 }

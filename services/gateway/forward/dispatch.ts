@@ -3,7 +3,9 @@ import type { Attended } from './attend.ts'
 import type { Routes } from './route.ts'
 
 /** A call to a worker. written: its last byte has left, so that a kernel may block this thread. */
-export type Call = { written: Promise<void>; reply: Promise<{ rows: Float32Array; bytes: number }> }
+export type Call = { written: Promise<void>; reply: Promise<Reply> }
+/** computeUs: time in the experts' kernels, microseconds. */
+export type Reply = { rows: Float32Array; bytes: number; computeUs: number }
 export type CallOptions = { deadlineMs: number; signal: AbortSignal }
 /** Something that runs experts: a worker's stream, or the experts in this process. */
 export type Runner = {
@@ -24,8 +26,11 @@ export type DispatchLimits = {
 /** The experts' unweighted rows: assignment a = t·K + k is sources[source[a]] from offset[a] on, H values. */
 export type AssignmentRows = { sources: readonly Float32Array[]; source: Uint32Array; offset: Uint32Array }
 
+/** What has come back: the rows, and the longest that a runner's kernels took. */
+export type Arrived = AssignmentRows & { computeMs: number }
+
 /** What dispatch gives and combine takes back: replies are still out. */
-export type Handle = { rows: Promise<AssignmentRows>; requestBytes: number; frames: number }
+export type Handle = { rows: Promise<Arrived>; requestBytes: number; frames: number }
 
 /**
  * Sends a layer's token rows to the runners of their experts: per runner each row once, plus (row, expert) lists ascending by expert.
@@ -62,7 +67,10 @@ export const dispatch = async (
   // A reply may fail while the frames are still being written; it is reported where the handle is awaited.
   replies.catch(() => {})
   await Promise.all(calls.map(({ written }) => written))
-  const arrived = replies.then((all): AssignmentRows => ({ sources: all.map((reply) => reply.rows), source, offset }))
+  const arrived = replies.then((all): Arrived => {
+    const computeMs = Math.max(0, ...all.map(({ computeUs }) => computeUs)) / 1000
+    return { sources: all.map((reply) => reply.rows), source, offset, computeMs }
+  })
   arrived.catch(() => {})
   return { rows: arrived, requestBytes, frames: calls.length }
 }

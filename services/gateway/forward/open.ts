@@ -76,10 +76,8 @@ const openCache = (config: ModelConfig, { kvMemoryBytes, maxSequences }: Forward
   return new KvCache({ layers: config.layers.length, arrays, blockRows, memoryBytes, retainedMax: maxSequences })
 }
 
-/** Releases the sessions and the cache. */
-export const closeForward = async (forward: Forward): Promise<void> => {
-  const { attend, shared } = forward
-  const sessions: (Session | null)[] = [
+const sessionsOf = ({ attend, shared, ...forward }: Forward): Session[] =>
+  [
     forward.embed,
     forward.head,
     attend.attention,
@@ -87,7 +85,13 @@ export const closeForward = async (forward: Forward): Promise<void> => {
     ...attend.project,
     ...attend.output,
     ...shared,
-  ]
-  for (const session of sessions) await session?.close()
+  ].filter((session) => session !== null)
+
+/** Milliseconds spent in the gateway's own graphs since they were opened. */
+export const kernelMs = (forward: Forward): number => sessionsOf(forward).reduce((sum, { spentMs }) => sum + spentMs, 0)
+
+/** Releases the sessions and the cache. */
+export const closeForward = async (forward: Forward): Promise<void> => {
+  for (const session of sessionsOf(forward)) await session.close()
   forward.cache.close()
 }

@@ -34,6 +34,8 @@ export type LayerTimes = {
   dispatchMs: number
   sharedMs: number
   waitMs: number
+  /** Part of waitMs in which the experts' kernels ran. */
+  expertsMs: number
   combineMs: number
   bytes: number
 }
@@ -81,11 +83,14 @@ const runLayer = async (
   const rows = await handle.rows
   const arrived = performance.now()
   const combined = combine(a.h, s, routes, rows, config.hidden) // [T,H]
+  const sharedMs = computed - sent
+  const waitMs = arrived - computed
   const spent = {
     attendMs: attended - begun,
     dispatchMs: sent - attended,
-    sharedMs: computed - sent,
-    waitMs: arrived - computed,
+    sharedMs,
+    waitMs,
+    expertsMs: Math.min(waitMs, Math.max(0, rows.computeMs - sharedMs)),
     combineMs: performance.now() - arrived,
     bytes: handle.requestBytes + rows.sources.reduce((sum, { byteLength }) => sum + byteLength, 0),
   }
