@@ -3,12 +3,12 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { packageRoot } from '../../shared/root.ts'
 
-const root = join(import.meta.dirname, '..', '..')
-const main = join(root, 'dist', 'services', 'cli', 'main.js')
+const main = join(packageRoot, 'dist', 'services', 'cli', 'main.js')
 
 /** The model every clone has. */
-export const demo = join(root, 'models', 'demo')
+export const demo = join(packageRoot, 'models', 'demo')
 
 /** The first start on a machine converts the model's weights. */
 const startLimitMs = 120_000

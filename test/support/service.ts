@@ -3,8 +3,7 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-
-const root = join(import.meta.dirname, '..', '..')
+import { packageRoot } from '../../shared/root.ts'
 
 export type ServiceProcess = {
   /** What a client dials: a worker's gRPC, a gateway's HTTP. */
@@ -16,21 +15,31 @@ export type ServiceProcess = {
   stop(): Promise<number | null>
 }
 
-/** A worker process, on a free port and with the demo model unless the flags say otherwise. */
-export const startWorker = (flags: readonly string[]): Promise<ServiceProcess> => {
-  const models = flags.includes('--models') ? [] : ['--models', join(root, 'models')]
-  return startService('worker', ['--listen', '127.0.0.1:0', ...models, ...flags])
+/** A worker process, on a free port and with the demo model unless the flags say otherwise; env goes on top of this process's. */
+export const startWorker = (
+  flags: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<ServiceProcess> => {
+  const models = flags.includes('--models') ? [] : ['--models', join(packageRoot, 'models')]
+  return startService('worker', ['--listen', '127.0.0.1:0', ...models, ...flags], env)
 }
 
 /** A gateway process on free ports. */
 export const startGateway = (flags: readonly string[]): Promise<ServiceProcess> =>
-  startService('gateway', ['--listen', '127.0.0.1:0', ...flags])
+  startService('gateway', ['--listen', '127.0.0.1:0', ...flags], {})
 
 /** Needs `npm run build`. */
-const startService = async (service: 'worker' | 'gateway', flags: readonly string[]): Promise<ServiceProcess> => {
-  const main = join(root, 'dist', 'services', service, 'main.js')
+const startService = async (
+  service: 'worker' | 'gateway',
+  flags: readonly string[],
+  env: Readonly<Record<string, string>>,
+): Promise<ServiceProcess> => {
+  const main = join(packageRoot, 'dist', 'services', service, 'main.js')
   if (!existsSync(main)) throw new Error('dist is missing: run npm run build, or npm test, which does')
-  const child = spawn(process.execPath, [main, ...flags], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, [main, ...flags], {
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   const kill = (): void => {
     child.kill('SIGKILL')
   }
