@@ -12,6 +12,7 @@ export type Rope = {
   write(position: number, promptLength: number, cos: Float32Array, sin: Float32Array, row: number): void
 }
 
+/** Every step of a formula rounds as it does in transformers, which computes in fp32 tensors: far positions multiply a last bit. */
 const { fround } = Math
 
 /** Rows of angles kept; recomputing one is cheap, so the bound only caps memory. */
@@ -21,7 +22,7 @@ export const openRope = ({ dim, theta, scaling }: Positions): Rope => {
   const half = dim / 2
   const base = frequencies(dim, theta)
   const fixed = scaling.kind === 'dynamic' ? base : scale(base, dim, theta, scaling)
-  const factor = scaling.kind === 'yarn' ? scaling.attentionFactor : 1
+  const factor = scaling.kind === 'yarn' ? fround(scaling.attentionFactor) : 1
   const kept = new Map<string, { cos: Float32Array; sin: Float32Array }>()
 
   const angles = (position: number, length: number): { cos: Float32Array; sin: Float32Array } => {
@@ -62,7 +63,10 @@ const stretched = (
   theta: number,
   { factor, maxPositions }: RopeScaling & { kind: 'dynamic' },
   length: number,
-): Float32Array => frequencies(dim, theta * ((factor * length) / maxPositions - (factor - 1)) ** (dim / (dim - 2)))
+): Float32Array => {
+  const stretch = fround(fround(fround(fround(factor) * length) / maxPositions) - fround(factor - 1))
+  return frequencies(dim, theta * fround(stretch ** (dim / (dim - 2))))
+}
 
 const scale = (base: Float32Array, dim: number, theta: number, scaling: RopeScaling): Float32Array => {
   switch (scaling.kind) {
@@ -70,7 +74,7 @@ const scale = (base: Float32Array, dim: number, theta: number, scaling: RopeScal
     case 'dynamic':
       return base
     case 'linear':
-      return base.map((f) => f / scaling.factor)
+      return base.map((f) => f / fround(scaling.factor))
     case 'yarn':
       return yarn(dim, theta, scaling)
     case 'llama3':
@@ -88,16 +92,19 @@ const yarn = (dim: number, theta: number, s: RopeScaling & { kind: 'yarn' }): Fl
   let high = Math.min(s.truncate ? Math.ceil(end) : end, dim - 1)
   if (low === high) high += 0.001
   return periods(dim, theta).map((period, i) => {
-    const kept = fround(1 - fround(Math.min(Math.max((i - low) / (high - low), 0), 1)))
-    const interpolated = fround(1 / fround(s.factor * period))
+    const ramp = fround(fround(i - fround(low)) / fround(high - low))
+    const kept = fround(1 - Math.min(Math.max(ramp, 0), 1))
+    const interpolated = fround(1 / fround(fround(s.factor) * period))
     return fround(interpolated * fround(1 - kept)) + fround(fround(1 / period) * kept)
   })
 }
 
 const llama3 = (f: number, s: RopeScaling & { kind: 'llama3' }): number => {
-  const wavelength = fround((2 * Math.PI) / f)
-  if (wavelength > s.originalPositions / s.lowFactor) return f / s.factor
+  const factor = fround(s.factor)
+  const wavelength = fround(fround(1 / f) * fround(2 * Math.PI))
+  if (wavelength > s.originalPositions / s.lowFactor) return f / factor
   if (wavelength < s.originalPositions / s.highFactor) return f
-  const smooth = (s.originalPositions / wavelength - s.lowFactor) / (s.highFactor - s.lowFactor)
-  return ((1 - smooth) * f) / s.factor + smooth * f
+  const rotations = fround(fround(1 / wavelength) * s.originalPositions)
+  const smooth = fround(fround(rotations - fround(s.lowFactor)) / fround(s.highFactor - s.lowFactor))
+  return fround(fround(fround(1 - smooth) * f) / factor) + fround(smooth * f)
 }

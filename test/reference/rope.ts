@@ -3,6 +3,7 @@ import type { Positions, RopeScaling } from '../../shared/model/config.ts'
 /** cos and sin of a row's rotation angles, [d/2] each, times yarn's attention factor. */
 export type Turn = { cos: Float32Array; sin: Float32Array }
 
+/** Transformers works in fp32 tensors, where a scalar is rounded before it is used and 2π / x is x⁻¹ · 2π. */
 const { fround } = Math
 
 /** θ^(2i/d), i < d/2, with transformers' fp32 roundings of exponent and power. */
@@ -20,19 +21,21 @@ const yarn = (plain: number[], theta: number, dim: number, scaling: RopeScaling 
   high = Math.min(high, dim - 1)
   if (low === high) high += 0.001
   return plain.map((period, i) => {
-    const ramp = fround(Math.min(Math.max((i - low) / (high - low), 0), 1))
+    const ramp = Math.min(Math.max(fround(fround(i - fround(low)) / fround(high - low)), 0), 1)
     const keep = fround(1 - ramp)
-    const stretched = fround(1 / fround(scaling.factor * period))
+    const stretched = fround(1 / fround(fround(scaling.factor) * period))
     return fround(stretched * fround(1 - keep)) + fround(fround(1 / period) * keep)
   })
 }
 
 const llama3 = (frequency: number, scaling: RopeScaling & { kind: 'llama3' }): number => {
-  const wavelength = fround((2 * Math.PI) / frequency)
-  if (wavelength > scaling.originalPositions / scaling.lowFactor) return frequency / scaling.factor
+  const factor = fround(scaling.factor)
+  const wavelength = fround(fround(1 / frequency) * fround(2 * Math.PI))
+  if (wavelength > scaling.originalPositions / scaling.lowFactor) return frequency / factor
   if (wavelength < scaling.originalPositions / scaling.highFactor) return frequency
-  const smooth = (scaling.originalPositions / wavelength - scaling.lowFactor) / (scaling.highFactor - scaling.lowFactor)
-  return ((1 - smooth) * frequency) / scaling.factor + smooth * frequency
+  const turns = fround(fround(1 / wavelength) * scaling.originalPositions)
+  const smooth = fround(fround(turns - fround(scaling.lowFactor)) / fround(scaling.highFactor - scaling.lowFactor))
+  return fround(fround(fround(1 - smooth) * frequency) / factor) + fround(smooth * frequency)
 }
 
 /** Rotation per position of each pair, [d/2], in a sequence of `length` tokens (of no matter but to dynamic scaling). */
@@ -42,11 +45,13 @@ export const frequencies = ({ theta, dim, scaling }: Positions, length: number):
     case 'none':
       return Float32Array.from(plain, (period) => 1 / period)
     case 'linear':
-      return Float32Array.from(plain, (period) => fround(1 / period) / scaling.factor)
+      return Float32Array.from(plain, (period) => fround(1 / period) / fround(scaling.factor))
     case 'dynamic': {
       if (length <= scaling.maxPositions) return Float32Array.from(plain, (period) => 1 / period)
-      const stretch = (scaling.factor * length) / scaling.maxPositions - (scaling.factor - 1)
-      return Float32Array.from(periods(theta * stretch ** (dim / (dim - 2)), dim), (period) => 1 / period)
+      // The length is a tensor there, and with it the new θ.
+      const longer = fround(fround(fround(scaling.factor) * length) / scaling.maxPositions)
+      const stretch = fround(longer - fround(scaling.factor - 1))
+      return Float32Array.from(periods(theta * fround(stretch ** (dim / (dim - 2))), dim), (period) => 1 / period)
     }
     case 'yarn':
       return Float32Array.from(yarn(plain, theta, dim, scaling))
@@ -61,7 +66,7 @@ export const frequencies = ({ theta, dim, scaling }: Positions, length: number):
  */
 export const turnAt = (positions: Positions, position: number, promptLength: number): Turn => {
   const { scaling } = positions
-  const attentionFactor = scaling.kind === 'yarn' ? scaling.attentionFactor : 1
+  const attentionFactor = scaling.kind === 'yarn' ? fround(scaling.attentionFactor) : 1
   const angles = frequencies(positions, Math.max(promptLength, position + 1)).map((frequency) => frequency * position)
   return {
     cos: angles.map((angle) => fround(Math.cos(angle)) * attentionFactor),

@@ -44,6 +44,9 @@ const anglesOf = (config: ModelConfig, first = 0) => {
   return { cos: join('cos'), sin: join('sin') }
 }
 
+/** What L tokens store: [L, heads·dim]; mla stores k alone. */
+type Rows = { k: Float32Array; v?: Float32Array | undefined }
+
 /** Rows [L, heads·dim] as the cache keeps them, [heads, capacity, dim], with other sequences' leavings behind them. */
 const cached = (rows: Float32Array, { heads, dim }: { heads: number; dim: number }, capacity: number) => {
   const cache = new Float32Array(heads * capacity * dim).fill(1e4)
@@ -63,12 +66,7 @@ const maskOf = (S: number, length: number, capacity: number, window: number) => 
 }
 
 /** The attention graph over a cache: q [S,queryWidth] and rows [L,…] → [S,mixedWidth]. */
-const runAttention = async (
-  config: ModelConfig,
-  q: Float32Array,
-  { k, v }: { k: Float32Array; v?: Float32Array },
-  window: number | null,
-) => {
+const runAttention = async (config: ModelConfig, q: Float32Array, { k, v }: Rows, window: number | null) => {
   const [array] = cacheArrays(config)
   const S = q.length / queryWidth(config)
   const L = k.length / (array.heads * array.dim)
@@ -85,12 +83,7 @@ const runAttention = async (
 }
 
 /** As the oracle does it; mla's values are the first part of its keys. */
-const plainAttention = (
-  { attention: a }: ModelConfig,
-  q: Float32Array,
-  { k, v }: { k: Float32Array; v?: Float32Array },
-  window: number | null,
-) => {
+const plainAttention = ({ attention: a }: ModelConfig, q: Float32Array, { k, v }: Rows, window: number | null) => {
   const kvHeads = a.kind === 'mla' ? 1 : a.kvHeads
   const keyDim = a.kind === 'mla' ? a.kvLora + a.rope : a.headDim
   const valueDim = a.kind === 'mla' ? a.kvLora : a.headDim
