@@ -5,7 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { Code, MeshError } from '../../shared/errors.ts'
 import { coresAllowed } from '../../shared/machine.ts'
 import { type Member, readLog, startMember } from './member.ts'
-import { type ClusterOptions, gatewayFlags, workerFlags } from './plan.ts'
+import { type ClusterOptions, checkPlan, gatewayFlags, workerFlags } from './plan.ts'
 import { aborted } from './signals.ts'
 
 const READY_POLL_MS = 50
@@ -30,13 +30,14 @@ export const say = (text: string): void => console.error(text)
 
 /**
  * Starts the processes and waits until every expert is served.
- * @throws MeshError UNAVAILABLE when one of them ends instead, CANCELLED when the signal aborts; nothing is left running then.
+ * @throws MeshError INVALID_ARGUMENT for a plan that contradicts itself, UNAVAILABLE when one of them ends instead, CANCELLED when the signal aborts; nothing is left running then.
  */
 export const startCluster = async (
   options: ClusterOptions,
   signal: AbortSignal,
   verbose: boolean,
 ): Promise<Cluster> => {
+  checkPlan(options)
   const directory = await mkdtemp(join(tmpdir(), 'expertmesh-'))
   const members: Member[] = []
   let stopping = false

@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError } from 'commander'
+import { invalid } from '../../shared/errors.ts'
 import type { Precision } from '../../shared/model/config.ts'
 
 /** What a person may choose about a cluster on this machine; what is left out, the services decide. */
@@ -59,6 +60,12 @@ export const addClusterFlags = (command: Command): Command =>
     .option('--kv-memory-mib <n>', 'memory for keys and values', whole(1))
     .option('--max-sequences <n>', 'most sequences generated at once', whole(1))
     .option('--queue-limit <n>', 'most requests waiting', whole(1))
+
+/** @throws MeshError INVALID_ARGUMENT for choices that contradict each other. */
+export const checkPlan = ({ workers, device = 'cpu' }: Pick<ClusterOptions, 'workers' | 'device'>): void => {
+  if (workers > 0 || device === 'cpu') return
+  throw invalid(`--workers 0 runs the experts in the gateway, on the CPU: for --device ${device} ask for at least one`)
+}
 
 const flag = (name: string, value: string | number | boolean | undefined): string[] => {
   if (value === undefined || value === false) return []

@@ -114,6 +114,10 @@ export const parseWorkerConfig = (argv: readonly string[], env: NodeJS.ProcessEn
       'compute-threads',
     )
   }
+  if (flags.device === 'webgpu' && computeThreads > 1) {
+    const cause = "WebGPU's library serves one thread of a process"
+    throw invalid(`${cause}: leave --compute-threads at 1, or start more workers`, 'compute-threads')
+  }
   const token = flags.tokenFile === undefined ? null : readToken(flags.tokenFile)
   const exposed = token === null && !isLocal(listen)
   if (exposed && !flags.insecure) {

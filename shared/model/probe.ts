@@ -77,7 +77,7 @@ export const numericClass = async (options: ProbeOptions): Promise<string> => {
     if (cpu) {
       await check('attention', attentionGraph(config, false), cachedRows)
       await checkExact(folder, options)
-    }
+    } else await checkAccurate(folder, options)
     return hash.digest('hex')
   } finally {
     await rm(folder, { recursive: true, force: true })
@@ -192,4 +192,38 @@ const checkExact = async (folder: string, options: ProbeOptions): Promise<void> 
     if (Math.abs((y.data as Float32Array)[column] - sum) <= Math.abs(sum) * 1e-5) continue
     throw new MeshError(Code.FAILED_PRECONDITION, 'int8 products are not exact on this processor; use --precision fp32')
   }
+}
+
+/** fp32 sums of these lengths stay well within this share of the largest result; TF32, with 11 bits for 24, is far outside. */
+const LARGEST_ERROR = 1e-5
+
+/** What float weights give on a device, against doubles: NVIDIA's libraries may take TF32 for fp32, for every row alike. */
+const checkAccurate = async (folder: string, options: ProbeOptions): Promise<void> => {
+  const graph = expertGraph(config, 'fp32')
+  const session = await openProbe(folder, 'accurate', graph, options)
+  const y = await runExpert(session, options.device, rows, null, HIDDEN)
+  await session.close()
+  const [gate, up, down] = graph.weights.map(({ offset, bytes }) => wave(bytes / 4, offset))
+  const lifted = product(rows, up, HIDDEN)
+  const inner = product(rows, gate, HIDDEN).map((v, i) => (v / (1 + Math.exp(-v))) * lifted[i])
+  const exact = product(inner, down, config.moe.width)
+  const error = exact.reduce((most, v, i) => Math.max(most, Math.abs(v - y[i])), 0)
+  const largest = exact.reduce((most, v) => Math.max(most, Math.abs(v)), 0)
+  if (error <= largest * LARGEST_ERROR) return
+  const cause = `fp32 on device ${options.device} is off by ${(error / largest).toExponential(1)} of the largest result`
+  throw new MeshError(
+    Code.FAILED_PRECONDITION,
+    `${cause}, so answers would differ from the checkpoint's; on NVIDIA GPUs set NVIDIA_TF32_OVERRIDE=0, else use another device`,
+  )
+}
+
+/** x [n,width] · weight [width,out], in doubles. */
+const product = (x: ArrayLike<number>, weight: Float32Array, width: number): Float64Array => {
+  const out = weight.length / width
+  return Float64Array.from({ length: (x.length / width) * out }, (_, at) => {
+    const row = Math.floor(at / out) * width
+    let sum = 0
+    for (let i = 0; i < width; i++) sum += x[row + i] * weight[i * out + (at % out)]
+    return sum
+  })
 }

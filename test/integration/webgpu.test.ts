@@ -39,10 +39,9 @@ describe('a device that cannot be had', () => {
     ['webgpu', 'libvulkan1'],
     ['cuda', 'CUDA 12'],
   ])('%s is refused with the cure, and nothing takes its place', async (device, cure) => {
-    process.env.VK_ICD_FILENAMES = join(cache, 'none.json')
-    await expect(startWorker(['--device', device, '--cache', cache])).rejects.toThrow(
+    const env = { VK_ICD_FILENAMES: join(cache, 'none.json') }
+    await expect(startWorker(['--device', device, '--cache', cache], env)).rejects.toThrow(
       new RegExp(`ended with 1:[^]*device ${device} cannot be had[^]*${cure}`),
     )
-    delete process.env.VK_ICD_FILENAMES
   })
 })

@@ -1,6 +1,6 @@
 import { InvalidArgumentError } from 'commander'
 import { describe, expect, test } from 'vitest'
-import { decimal, gatewayFlags, precision, whole, workerFlags } from '../../../services/cli/plan.ts'
+import { checkPlan, decimal, gatewayFlags, precision, whole, workerFlags } from '../../../services/cli/plan.ts'
 
 describe('flags of an in-machine cluster', () => {
   const least = { model: 'some/model', workers: 3 }
@@ -33,6 +33,11 @@ describe('flags of an in-machine cluster', () => {
     expect(workerFlags(least, 0, 'dir', 2).slice(-2)).toEqual(['--threads', '1'])
     expect(workerFlags({ ...least, threads: 5 }, 0, 'dir', 2).slice(-2)).toEqual(['--threads', '5'])
   })
+})
+
+test('a device is not asked for where no worker would run on it', () => {
+  expect(() => checkPlan({ workers: 0, device: 'webgpu' })).toThrow('at least one')
+  for (const plan of [{ workers: 0 }, { workers: 0, device: 'cpu' }, { workers: 1, device: 'webgpu' }]) checkPlan(plan)
 })
 
 describe('values on the command line', () => {

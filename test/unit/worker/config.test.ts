@@ -38,6 +38,12 @@ describe("a worker's flags", () => {
     )
   })
 
+  it('refuse threads that WebGPU would not survive', () => {
+    const flags = ['--threads', '2', '--compute-threads', '2', '--device']
+    expect(() => parseWorkerConfig([...flags, 'webgpu'], {})).toThrow(/one thread of a process.*start more workers/)
+    expect(parseWorkerConfig([...flags, 'cpu'], {}).computeThreads).toBe(2)
+  })
+
   it.each(['127.0.0.1:0', 'localhost:7070', '[::1]:7070', 'unix:/tmp/a.sock', '127.3.2.1:65535'])(
     'let %s need no token',
     (listen) => {
