@@ -19,6 +19,8 @@ export const transpose = (matrix: Float32Array, rows: number, columns: number): 
 /** The largest magnitude a quantised weight takes, on either side of ZERO. */
 const LEVELS = 127
 const ZERO = 128
+/** The smallest normal fp32 number: a scale below it has so few digits left that quotients by it leave the levels. */
+const SMALLEST_SCALE = 2 ** -126
 
 /** Quantises each output channel by its largest magnitude: weight [in,out] uint8 around 128, scale [out]; w ≈ (q − 128) · scale. */
 export const quantiseMatrix = (
@@ -31,7 +33,7 @@ export const quantiseMatrix = (
   for (let r = 0; r < out; r++) {
     let largest = 0
     for (let i = r * width, end = i + width; i < end; i++) largest = Math.max(largest, Math.abs(matrix[i]))
-    scale[r] = largest / LEVELS
+    scale[r] = largest / LEVELS < SMALLEST_SCALE ? 0 : largest / LEVELS
     inverse[r] = scale[r] > 0 ? 1 / scale[r] : 0
   }
   const weight = new Uint8Array(matrix.length)
