@@ -1,60 +1,147 @@
-import { connectWorker } from '../../services/gateway/forward/channel.ts'
+/** The way of token rows to two real workers and back, with one layer's experts and without the rest of a step. */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Attended } from '../../services/gateway/forward/attend.ts'
+import { connectWorker, type WorkerChannel } from '../../services/gateway/forward/channel.ts'
+import { combine } from '../../services/gateway/forward/combine.ts'
+import { dispatch, type Locate, type Runner } from '../../services/gateway/forward/dispatch.ts'
+import type { Routes } from '../../services/gateway/forward/route.ts'
 import { controlWorker } from '../../services/gateway/placement/workers.ts'
-import type { ExpertFrame } from '../../shared/model/experts.ts'
-import { modelHash, openModel } from '../../shared/model/open.ts'
-import { startWorker } from '../support/service.ts'
+import { coresAllowed } from '../../shared/machine.ts'
+import { seeded } from '../support/random.ts'
+import { type ServiceProcess, startWorker } from '../support/service.ts'
+import type { Prepared } from './models.ts'
+import { percentile } from './numbers.ts'
+import { say } from './say.ts'
 
-const limitMs = 600_000
-const frameBytesMax = 64 << 20
+const WORKERS = 2
+const LIMIT_MS = 120_000
+const FRAME_BYTES_MAX = 64 << 20
+/** A size is repeated until one of these is reached. */
+const REPEATS_MAX = 2_000
+const SECONDS_MAX = 15
 
-export type Latency = { rows: number; p50Us: number; p99Us: number; computeP50Us: number }
-
-/** Round trips of int8 frames to a real worker over a unix socket: every row through one expert. */
-export const measureDispatch = async (modelDir: string, cache: string, folder: string): Promise<Latency[]> => {
-  const model = await openModel(modelDir)
-  const hash = await modelHash(model, 'int8', cache)
-  const { hidden, layers } = model.config
-  await model.close()
-  const layer = layers.findIndex(({ ffn }) => ffn === 'sparse')
-  const address = `unix:${folder}/worker`
-  const flags = ['--listen', address, '--models', modelDir, '--cache', cache, '--threads', '1']
-  const worker = await startWorker(flags)
-  const control = controlWorker({ address, token: null })
-  await control.load(hash, [{ layer, experts: [0] }], limitMs)
-  const channel = connectWorker({ address, token: null, maxFrameBytes: frameBytesMax })
-  const results: Latency[] = []
-  for (const [rows, repeats] of [
-    [1, 2000],
-    [512, 50],
-  ]) {
-    const frame = frameOf(layer, hidden, rows)
-    const times: number[] = []
-    const computed: number[] = []
-    for (let i = -repeats / 10; i < repeats; i++) {
-      const begun = performance.now()
-      const { computeUs } = await channel.send(frame, hash, { deadlineMs: limitMs }).reply
-      if (i < 0) continue
-      times.push((performance.now() - begun) * 1000)
-      computed.push(computeUs)
-    }
-    const [p50Us, p99Us] = [quantile(times, 0.5), quantile(times, 0.99)]
-    results.push({ rows, p50Us, p99Us, computeP50Us: quantile(computed, 0.5) })
-  }
-  channel.close()
-  control.close()
-  await worker.stop()
-  return results
+/** Milliseconds. */
+type Latency = { p50: number; p99: number }
+export type DispatchFigures = {
+  rows: number
+  repeats: number
+  /** Until the last byte of every frame is on its way. */
+  sent: Latency
+  /** Until the replies are combined. */
+  back: Latency
+  /** Of the way back and forth, what the slower worker's kernels did not take. */
+  wire: Latency
+  /** Of token rows, both ways. */
+  bytes: number
 }
 
-const frameOf = (layer: number, hidden: number, rows: number): ExpertFrame => ({
-  layer,
-  rowCount: rows,
-  hidden,
-  rows: Uint8Array.from({ length: rows * hidden }, (_, i) => 1 + ((i * 37) % 255)),
-  rowScale: new Float32Array(rows).fill(1),
-  rowIndex: Uint32Array.from({ length: rows }, (_, i) => i),
-  expert: new Uint32Array(rows),
-})
+/** Dispatch and combine of 1 and of 512 token rows, as often as 15 s allow. */
+export const measureDispatch = async (model: Prepared): Promise<DispatchFigures[]> => {
+  const directory = await mkdtemp(join(tmpdir(), 'expertmesh-bench-'))
+  const workers: ServiceProcess[] = []
+  const channels: WorkerChannel[] = []
+  const layer = model.config.layers.findIndex(({ ffn }) => ffn === 'sparse')
+  try {
+    const runners: Runner[] = []
+    for (let i = 0; i < WORKERS; i++) {
+      const worker = await startHolder(model, layer, `unix:${directory}/${i}`, i)
+      workers.push(worker)
+      const channel = connectWorker({ address: worker.address, token: null, maxFrameBytes: FRAME_BYTES_MAX })
+      channels.push(channel)
+      runners.push({ name: worker.address, send: (frame, options) => channel.send(frame, model.hash, options) })
+    }
+    const locate: Locate = (_, expert) => runners[expert % WORKERS]
+    return [await timeRows(model, layer, locate, 1), await timeRows(model, layer, locate, 512)]
+  } finally {
+    for (const channel of channels) channel.close()
+    for (const worker of workers) await worker.stop()
+    await rm(directory, { recursive: true, force: true })
+  }
+}
 
-const quantile = (values: readonly number[], q: number): number =>
-  values.toSorted((a, b) => a - b)[Math.min(values.length - 1, Math.floor(q * values.length))]
+/** A worker process, set up as `up` does, that holds every WORKERS-th expert of the layer from `first` on. */
+const startHolder = async (model: Prepared, layer: number, listen: string, first: number): Promise<ServiceProcess> => {
+  const threads = String(Math.max(1, Math.floor(coresAllowed() / WORKERS)))
+  const flags = ['--listen', listen, '--models', model.dir, '--cache', model.cacheDir, '--threads', threads]
+  const worker = await startWorker(flags)
+  const control = controlWorker({ address: worker.address, token: null })
+  try {
+    const experts = [...Array(model.config.moe.experts).keys()].filter((expert) => expert % WORKERS === first)
+    await control.load(model.hash, [{ layer, experts }], LIMIT_MS)
+    return worker
+  } catch (error) {
+    await worker.stop()
+    throw error
+  } finally {
+    control.close()
+  }
+}
+
+const timeRows = async (
+  { name, config, precision }: Prepared,
+  layer: number,
+  locate: Locate,
+  rows: number,
+): Promise<DispatchFigures> => {
+  say(`${name}: dispatch of ${rows} ${rows === 1 ? 'row' : 'rows'}`)
+  const { hidden, moe } = config
+  const next = seeded(rows)
+  const attended = randomRows(rows, hidden, precision, next)
+  const limits = { timeoutMs: LIMIT_MS, frameBytesMax: FRAME_BYTES_MAX }
+  const { signal } = new AbortController()
+  const times: { sent: number; back: number; wire: number }[] = []
+  let bytes = 0
+  const until = performance.now() + SECONDS_MAX * 1000
+  // The first tenth warms up.
+  while (times.length < REPEATS_MAX * 1.1 && (performance.now() < until || times.length < 11)) {
+    const routes = randomRoutes(rows, moe.experts, moe.topK, next)
+    const begun = performance.now()
+    const handle = await dispatch(locate, layer, hidden, attended, routes, limits, signal)
+    const sent = performance.now() - begun
+    const arrived = await handle.rows
+    const wire = performance.now() - begun - arrived.computeMs
+    combine(attended.h, null, routes, arrived, hidden)
+    times.push({ sent, back: performance.now() - begun, wire })
+    bytes = handle.requestBytes + arrived.sources.reduce((sum, { byteLength }) => sum + byteLength, 0)
+  }
+  const warm = times.slice(Math.floor(times.length / 11))
+  const latency = (of: keyof (typeof times)[number]): Latency => {
+    const values = warm.map((time) => time[of])
+    return { p50: percentile(values, 50), p99: percentile(values, 99) }
+  }
+  return {
+    rows,
+    repeats: warm.length,
+    sent: latency('sent'),
+    back: latency('back'),
+    wire: latency('wire'),
+    bytes,
+  }
+}
+
+type Next = (limit: number) => number
+
+const randomRows = (rows: number, hidden: number, precision: Prepared['precision'], next: Next): Attended => {
+  const length = rows * hidden
+  const floats = Float32Array.from({ length }, () => next(2000) / 1000 - 1)
+  const bytes = Uint8Array.from(floats, (value) => 128 + Math.round(value * 127))
+  const int8 = precision === 'int8'
+  const scale = int8 ? new Float32Array(rows).fill(1) : null
+  return { h: floats, rows: int8 ? bytes : floats, scale, affinity: null, share: null }
+}
+
+/** Different experts per row, ascending, with equal gate weights. */
+const randomRoutes = (rows: number, experts: number, topK: number, next: Next): Routes => {
+  const ids = new Uint32Array(rows * topK)
+  for (let row = 0; row < rows; row++) {
+    const chosen = new Set<number>()
+    while (chosen.size < topK) chosen.add(next(experts))
+    ids.set(
+      [...chosen].sort((a, b) => a - b),
+      row * topK,
+    )
+  }
+  return { topK, ids, weights: new Float32Array(rows * topK).fill(1 / topK) }
+}

@@ -1,81 +1,85 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { availableParallelism, cpus, tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { Command, Option } from 'commander'
-import { type Latency, measureDispatch } from './dispatch.ts'
-import { type Figures, startBench } from './measure.ts'
-import { benchFolder, demoModel, largeModel } from './models.ts'
+import { writeFileSync } from 'node:fs'
+import { availableParallelism, cpus, totalmem } from 'node:os'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import type { Precision } from '../../shared/model/config.ts'
+import { measureDispatch } from './dispatch.ts'
+import { type Prepared, prepare16b, prepareDemo } from './models.ts'
+import { describeDispatch, describePair } from './report.ts'
+import { runPair } from './rounds.ts'
+import { say } from './say.ts'
 
-const units: Record<keyof Figures, string> = {
-  prefill: 'prefill(512), tokens/s',
-  decode: 'decode, 1 stream, tokens/s',
-  streams8: 'decode, 8 streams, tokens/s',
-  outsidePrefill: 'outside kernels, prefill, %',
-  outsideDecode: 'outside kernels, decode, %',
-}
-const figureNames = Object.keys(units) as (keyof Figures)[]
+/** Two workers against none: what distribution costs or wins on the same cores. */
+const WORKERS = [2, 0] as const
 
-type Options = {
-  model: 'demo' | '16b' | 'all'
-  layers: string
-  rounds: string
-  precision: 'fp32' | 'int8'
-  json?: string
-}
+type Options = { model: 'demo' | '16b' | 'all'; layers: number; rounds: number; precision: Precision; json?: string }
 
-const options = new Command('bench')
-  .description(
-    'Measures a gateway with 2 workers (A) against one that holds the experts itself (B), in turn A B A B on this machine, and the round trip of a dispatch. Prints median [min, max] and the ratio A/B of each round. Quote ratios: machines are noisy.',
-  )
-  .addOption(new Option('--model <which>', 'which model').choices(['demo', '16b', 'all']).default('all'))
-  .option('--layers <n>', 'layers of the random DeepSeekMoE-16B-shaped model', '5')
-  .option('--rounds <n>', 'paired rounds', '3')
+const HELP = `
+What it prints
+  prefill(512)     tokens/s of one prompt of 512 tokens until its first token, as a gRPC client sees it
+  decode(64)       tokens/s of the 64 tokens after the first of one sequence
+  8 streams        tokens/s of 8 sequences of 64 tokens together, from the first request to the last token
+  outside kernels  share of the steps in which neither a kernel of the gateway ran nor an expert's it waited for
+  a step's parts   attend, dispatch (until the frames are sent), shared, wait (for the experts), combine, and the rest
+  dispatch         one layer's token rows to 2 real workers over unix sockets and back, 1 row and 512
+
+Both clusters run in turn, A B A B, each turn with fresh processes. Compare by the ratios, not by the rates: machines
+differ, and one machine from minute to minute. Progress is told on stderr, the result on stdout.
+
+The random model (hidden 2048, 64 experts of 1408, top 6, 2 shared, bf16) is written once to EXPERTMESH_CACHE or
+~/.cache/expertmesh, below bench: about 1.1 GB per layer as a checkpoint, and half of it again as int8 shards.
+
+Examples
+  npm run bench                                       both models, 3 rounds: some ten minutes
+  npm run bench -- --model demo --rounds 1            a minute, to see that it works
+  npm run bench -- --model 16b --layers 3 --json out.json
+`
+
+const whole =
+  (least: number) =>
+  (text: string): number => {
+    const value = /^\d+$/.test(text) ? Number(text) : 0
+    if (value >= least) return value
+    throw new InvalidArgumentError(`It must be a whole number of at least ${least}.`)
+  }
+
+const command = new Command('npm run bench --')
+  .description('Measures a gateway with 2 workers against one that holds the experts itself, and dispatch.')
+  .addOption(new Option('--model <which>', 'what to measure').choices(['demo', '16b', 'all']).default('all'))
+  .option('--layers <n>', 'layers of the random 16B-shaped model; the first is dense', whole(2), 5)
+  .option('--rounds <n>', 'turns of each cluster', whole(1), 3)
   .addOption(new Option('--precision <kind>', 'weights').choices(['fp32', 'int8']).default('int8'))
-  .option('--json <file>', 'write all figures to a file as well')
-  .parse()
-  .opts<Options>()
+  .option('--json <file>', 'write every figure to this file too')
+  .allowExcessArguments(false)
+  .addHelpText('after', HELP)
 
-const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1]
-
-/** median [min, max] */
-const spread = (values: readonly number[], scale = 1): string => {
-  const show = (value: number) => (value * scale).toFixed(value * scale < 10 ? 2 : 1)
-  return `${show(median(values))} [${show(Math.min(...values))}, ${show(Math.max(...values))}]`
+const measure = async (model: Prepared, rounds: number) => {
+  const { name, precision, gatewayShardBytes, expertShardBytes } = model
+  const pair = await runPair(model, WORKERS, rounds)
+  const dispatch = await measureDispatch(model)
+  console.log(`\n${describePair(model, pair, rounds)}`)
+  for (const figures of dispatch) console.log(describeDispatch(figures))
+  return { name, precision, rounds, gatewayShardBytes, expertShardBytes, ...pair, dispatch }
 }
 
-const run = async (title: string, model: string) => {
-  const cache = join(benchFolder, 'cache')
-  const { precision } = options
-  const a = await startBench(`${title}, gateway + 2 workers`, { model, workers: 2, precision, cache })
-  const b = await startBench(`${title}, gateway alone`, { model, workers: 0, precision, cache })
-  const figures: { a: Figures[]; b: Figures[] } = { a: [], b: [] }
-  for (let round = 1; round <= Number(options.rounds); round++) {
-    figures.a.push(await a.measure(round))
-    figures.b.push(await b.measure(round))
-  }
-  await Promise.all([a.stop(), b.stop()])
-  console.log(`\n${title}, ${precision}                 A: 2 workers            B: no worker             A/B`)
-  for (const name of figureNames) {
-    const [ofA, ofB] = [figures.a, figures.b].map((all) => all.map((each) => each[name]))
-    const scale = units[name].endsWith('%') ? 100 : 1
-    const ratio = scale === 1 ? spread(ofA.map((value, i) => value / ofB[i])) : ''
-    console.log(`${units[name].padEnd(30)} ${spread(ofA, scale).padEnd(24)} ${spread(ofB, scale).padEnd(24)} ${ratio}`)
-  }
-  const folder = mkdtempSync(join(tmpdir(), 'expertmesh-bench-'))
-  const dispatch = await measureDispatch(model, cache, folder)
-  rmSync(folder, { recursive: true })
-  for (const latency of dispatch) console.log(describeDispatch(latency))
-  return { ...figures, dispatch }
+const { model, layers, rounds, precision, json } = command.parse().opts<Options>()
+// The processes of a cluster are ended when this one exits.
+for (const [signal, status] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+  ['SIGHUP', 129],
+] as const)
+  process.once(signal, () => process.exit(status))
+const machine = {
+  processor: cpus()[0].model.trim(),
+  cores: availableParallelism(),
+  memoryBytes: totalmem(),
+  node: process.version,
 }
-
-const describeDispatch = ({ rows, p50Us, p99Us, computeP50Us }: Latency): string =>
-  `dispatch of ${String(rows).padStart(3)} rows and back: p50 ${p50Us.toFixed(0)} µs, p99 ${p99Us.toFixed(0)} µs, of which the expert's kernels ${computeP50Us.toFixed(0)} µs`
-
-console.log(`${cpus()[0].model.trim()}, ${availableParallelism()} cores, Node ${process.version}`)
-const results: Record<string, unknown> = {}
-if (options.model !== '16b') results.demo = await run('demo model', demoModel)
-if (options.model !== 'demo') {
-  const layers = Number(options.layers)
-  results.large = await run(`DeepSeekMoE-16B shapes, ${layers} layers`, await largeModel(layers))
+console.log(`${machine.processor}, ${machine.cores} cores, Node ${machine.node}`)
+const models: Awaited<ReturnType<typeof measure>>[] = []
+if (model !== '16b') models.push(await measure(await prepareDemo(precision), rounds))
+if (model !== 'demo') models.push(await measure(await prepare16b(layers, precision), rounds))
+if (json) {
+  writeFileSync(json, `${JSON.stringify({ machine, models }, null, 2)}\n`)
+  say(`written to ${json}`)
 }
-if (options.json) writeFileSync(options.json, JSON.stringify(results, null, 1))

@@ -1,23 +1,39 @@
+/** The models that are measured: the demo model of every clone, and a random one with the shapes of a real one. */
 import { existsSync } from 'node:fs'
-import { rename } from 'node:fs/promises'
+import { rename, rm, stat } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
-import { packageRoot } from '../../shared/root.ts'
+import type { ModelConfig, Precision } from '../../shared/model/config.ts'
+import { convert } from '../../shared/model/convert.ts'
+import { modelHash, openModel } from '../../shared/model/open.ts'
+import { expertParts, gatewayParts, type Part, partGraph } from '../../shared/model/part.ts'
 import { writeCheckpoint } from '../support/checkpoint.ts'
+import { demo } from '../support/cluster.ts'
+import { progress } from './say.ts'
 
-/** Outside the repository: gigabytes that the next run uses again. */
-export const benchFolder = join(process.env.EXPERTMESH_CACHE ?? join(homedir(), '.cache', 'expertmesh'), 'bench')
+/** A model whose shards are on disk, so that starting it costs what it costs from the second time on. */
+export type Prepared = {
+  name: string
+  dir: string
+  cacheDir: string
+  precision: Precision
+  hash: string
+  config: ModelConfig
+  /** Bytes of the shards that a gateway without experts maps, and of all experts. */
+  gatewayShardBytes: number
+  expertShardBytes: number
+}
 
-export const demoModel = join(packageRoot, 'models', 'demo')
-
-/** DeepSeekMoE-16B's shapes (arXiv:2401.06066 table 1) with fewer layers and a smaller vocabulary, the first layer dense. */
-const shapes = {
+/** DeepSeekMoE-16B (arXiv:2401.06066, its config.json on the hub) with fewer layers and a vocabulary of 32,000. */
+const config16b = (layers: number) => ({
   architectures: ['DeepseekForCausalLM'],
   model_type: 'deepseek',
+  torch_dtype: 'bfloat16',
   vocab_size: 32_000,
   hidden_size: 2048,
   intermediate_size: 10_944,
   moe_intermediate_size: 1408,
+  num_hidden_layers: layers,
   num_attention_heads: 16,
   num_key_value_heads: 16,
   n_shared_experts: 2,
@@ -36,15 +52,60 @@ const shapes = {
   tie_word_embeddings: false,
   bos_token_id: 0,
   eos_token_id: 1,
+})
+
+/** Outside the repository: gigabytes that the next run uses again. */
+export const benchFolder = join(process.env.EXPERTMESH_CACHE ?? join(homedir(), '.cache', 'expertmesh'), 'bench')
+
+export const prepareDemo = (precision: Precision): Promise<Prepared> => prepare('demo model', demo, precision)
+
+/** Writes the checkpoint where it is not there yet: bf16, about 1.2 GB per sparse layer. */
+export const prepare16b = async (layers: number, precision: Precision): Promise<Prepared> => {
+  const name = `DeepSeekMoE-16B shapes, ${layers} layers`
+  const dir = join(benchFolder, `deepseek-16b-${layers}-layers`)
+  if (!existsSync(dir)) {
+    const unfinished = `${dir}.${process.pid}`
+    const file = join(unfinished, 'model.safetensors')
+    const written = async (): Promise<string> => {
+      const { size } = await stat(file).catch(() => ({ size: 0 }))
+      return `${(size / 1e9).toFixed(1)} GB written to ${dir}`
+    }
+    const end = progress(`${name}: random weights`, written)
+    try {
+      await writeCheckpoint(unfinished, config16b(layers), { seed: 1, dtype: 'BF16' })
+      await rename(unfinished, dir)
+    } finally {
+      end()
+      await rm(unfinished, { recursive: true, force: true })
+    }
+  }
+  return prepare(name, dir, precision)
 }
 
-/** The folder of the random 16B-shaped model, written once: 1 GB a layer. */
-export const largeModel = async (layers: number): Promise<string> => {
-  const dir = join(benchFolder, `deepseek-16b-${layers}-layers`)
-  if (existsSync(dir)) return dir
-  console.error(`writing ${dir}: about ${layers} GB, once`)
-  const unfinished = `${dir}.${process.pid}`
-  await writeCheckpoint(unfinished, { ...shapes, num_hidden_layers: layers }, { seed: 1, dtype: 'BF16' })
-  await rename(unfinished, dir)
-  return dir
+const prepare = async (name: string, dir: string, precision: Precision): Promise<Prepared> => {
+  const cacheDir = join(benchFolder, 'cache')
+  const model = await openModel(dir)
+  const { config } = model
+  let doing = 'hashing the checkpoint'
+  const end = progress(name, async () => doing)
+  try {
+    const hash = await modelHash(model, precision, cacheDir)
+    const own = gatewayParts(config)
+    const experts = expertParts(
+      config.layers.flatMap(({ ffn }, layer) =>
+        ffn === 'sparse' ? [{ layer, experts: [...Array(config.moe.experts).keys()] }] : [],
+      ),
+    )
+    const onProgress = (done: number, total: number): void => {
+      doing = `converting to ${precision}: ${done} of ${total} parts`
+    }
+    await convert({ modelDir: dir, cacheDir, precision, parts: [...own, ...experts] }, { onProgress })
+    const bytes = (parts: readonly Part[]): number =>
+      parts.reduce((sum, part) => sum + partGraph(config, part, precision).shardBytes, 0)
+    const [gatewayShardBytes, expertShardBytes] = [bytes(own), bytes(experts)]
+    return { name, dir, cacheDir, precision, hash, config, gatewayShardBytes, expertShardBytes }
+  } finally {
+    end()
+    await model.close()
+  }
 }
