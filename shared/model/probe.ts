@@ -65,6 +65,7 @@ export const numericClass = async (options: ProbeOptions): Promise<string> => {
   const check = async (name: string, graph: Graph, feeds: Feeds): Promise<void> => {
     const session = await openProbe(folder, name, graph, options)
     await checkBlocks(name, cpu ? session.run : (inputs) => runOnDevice(session, options.device, inputs), feeds, hash)
+    if (!cpu) await checkAccurate(graph, session, options.device)
     await session.close()
   }
   try {
@@ -77,7 +78,7 @@ export const numericClass = async (options: ProbeOptions): Promise<string> => {
     if (cpu) {
       await check('attention', attentionGraph(config, false), cachedRows)
       await checkExact(folder, options)
-    } else await checkAccurate(folder, options)
+    }
     return hash.digest('hex')
   } finally {
     await rm(folder, { recursive: true, force: true })
@@ -197,12 +198,9 @@ const checkExact = async (folder: string, options: ProbeOptions): Promise<void> 
 /** fp32 sums of these lengths stay well within this share of the largest result; TF32, with 11 bits for 24, is far outside. */
 const LARGEST_ERROR = 1e-5
 
-/** What float weights give on a device, against doubles: NVIDIA's libraries may take TF32 for fp32, for every row alike. */
-const checkAccurate = async (folder: string, options: ProbeOptions): Promise<void> => {
-  const graph = expertGraph(config, 'fp32')
-  const session = await openProbe(folder, 'accurate', graph, options)
-  const y = await runExpert(session, options.device, rows, null, HIDDEN)
-  await session.close()
+/** The probe's expert on a device, against doubles: NVIDIA's libraries may take TF32 for fp32, for every row alike. */
+const checkAccurate = async (graph: Graph, session: Session, device: Device): Promise<void> => {
+  const y = await runExpert(session, device, rows, null, HIDDEN)
   const [gate, up, down] = graph.weights.map(({ offset, bytes }) => wave(bytes / 4, offset))
   const lifted = product(rows, up, HIDDEN)
   const inner = product(rows, gate, HIDDEN).map((v, i) => (v / (1 + Math.exp(-v))) * lifted[i])
@@ -210,7 +208,7 @@ const checkAccurate = async (folder: string, options: ProbeOptions): Promise<voi
   const error = exact.reduce((most, v, i) => Math.max(most, Math.abs(v - y[i])), 0)
   const largest = exact.reduce((most, v) => Math.max(most, Math.abs(v)), 0)
   if (error <= largest * LARGEST_ERROR) return
-  const cause = `fp32 on device ${options.device} is off by ${(error / largest).toExponential(1)} of the largest result`
+  const cause = `fp32 on device ${device} is off by ${(error / largest).toExponential(1)} of the largest result`
   throw new MeshError(
     Code.FAILED_PRECONDITION,
     `${cause}, so answers would differ from the checkpoint's; on NVIDIA GPUs set NVIDIA_TF32_OVERRIDE=0, else use another device`,

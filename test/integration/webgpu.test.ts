@@ -11,9 +11,12 @@ import { swiftShader } from '../support/swiftshader.ts'
 const cache = mkdtempSync(join(tmpdir(), 'expertmesh-webgpu-'))
 afterAll(() => rmSync(cache, { recursive: true }))
 
+/** Compiling shaders and running them without a GPU takes a while, more so on busy cores. */
+const LIMIT_MS = 240_000
+
 const skipped = swiftShader ? '' : ' (skipped: SwiftShader, in the Debian package chromium, is not on this machine)'
 
-describe.skipIf(!swiftShader)(`experts on WebGPU${skipped}`, () => {
+describe.skipIf(!swiftShader)(`experts on WebGPU${skipped}`, { timeout: LIMIT_MS }, () => {
   it.each(['deepseek', 'mixtral'])('%s: two workers give the ids of transformers, alone and together', async (name) => {
     const { dir, cases } = golden(name)
     const options = { model: dir, workers: 2, precision: 'fp32' as const, env: swiftShader ?? {} }
