@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { startCluster } from '../support/cluster.ts'
 import { complete } from '../support/complete.ts'
 import { describeGolden, golden } from '../support/goldens.ts'
@@ -33,6 +33,7 @@ for (const name of families) {
       const digests: string[][] = []
       for (const workers of [0, 1, 3]) {
         const { url, stop } = await startCluster({ model: dir, workers, precision: 'fp32', args: ['--cache', cache] })
+        onTestFinished(() => void stop())
         const answers = await Promise.all(
           cases.map(({ input_ids, greedy }) => complete(url, input_ids, { max_tokens: greedy.length })),
         )
@@ -74,15 +75,21 @@ describe.each(['fp32', 'int8'] as const)('in %s', (precision) => {
 
   it.each([1, 2, 3, 5])('%i workers give the bits of none', async (workers) => {
     const { url, stop } = await startCluster({ model, workers, precision, args: ['--cache', cache] })
+    onTestFinished(() => void stop())
     expect(await bitsOf(url)).toEqual(expected)
     expect(await stop()).toBe(0)
   })
 
   it('another placement gives the same bits', async () => {
-    const workers = [await startWorker(['--models', model, '--cache', cache, '--memory-mib', '1'])]
-    workers.push(await startWorker(['--models', model, '--cache', cache, '--memory-mib', '5']))
+    const start = async (memory: string) => {
+      const worker = await startWorker(['--models', model, '--cache', cache, '--memory-mib', memory])
+      onTestFinished(() => void worker.stop())
+      return worker
+    }
+    const workers = [await start('1'), await start('5')]
     const addresses = workers.flatMap(({ address }) => ['--worker', address])
     const gateway = await startGateway(['--model', model, '--precision', precision, '--cache', cache, ...addresses])
+    onTestFinished(() => void gateway.stop())
     expect(await bitsOf(gateway.address)).toEqual(expected)
     /** How many experts of each worker have been used. */
     const used = async (): Promise<number[]> => {
