@@ -1,27 +1,53 @@
 import { createHash } from 'node:crypto'
 import type OpenAI from 'openai'
-import { describe, expect, it, vi } from 'vitest'
-import { bodyOf, eventsOf, open } from '../support/front.ts'
-import { parrot } from '../support/parrot.ts'
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { eos } from '../support/alphabet.ts'
+import { type Api, bodyOf, eventsOf, openApi, openReader, type Reader } from '../support/api.ts'
+import { requestOf } from '../support/local.ts'
+
+let reader: Reader
+beforeAll(async () => {
+  reader = await openReader()
+})
+afterAll(() => reader.close())
+
+const closing: Api[] = []
+afterEach(async () => {
+  for (const api of closing.splice(0)) await api.close()
+})
+const open = async (options: Parameters<typeof openApi>[1] = {}): Promise<Api> => {
+  const api = await openApi(reader, options)
+  closing.push(api)
+  return api
+}
 
 describe('a completion', () => {
   it('comes whole', async () => {
     const { client } = await open()
-    const body = { model: 'parrot', prompt: 'héllo', max_tokens: 9 }
-    const answer = await client.completions.create(body)
+    const answer = await client.completions.create({ model: 'alphabet', prompt: 'wx', max_tokens: 9 })
     expect(answer).toMatchObject({
       object: 'text_completion',
-      model: 'parrot',
-      choices: [{ index: 0, text: 'hélloh\u{e9}', finish_reason: 'length', logprobs: null }],
-      usage: { prompt_tokens: 7, completion_tokens: 9, total_tokens: 16, prompt_tokens_details: { cached_tokens: 1 } },
+      model: 'alphabet',
+      choices: [{ index: 0, text: 'yzé€ab', finish_reason: 'length', logprobs: null }],
+      usage: { prompt_tokens: 3, completion_tokens: 9, total_tokens: 12, prompt_tokens_details: { cached_tokens: 0 } },
     })
     expect(answer.id).toMatch(/^cmpl-/)
     expect(answer.system_fingerprint).toMatch(/^fp_[0-9a-f]{16}$/)
   })
 
+  it('tells how much of its prompt was known, and says the same', async () => {
+    const { client } = await open({ served: reader.endless })
+    const body = { model: 'alphabet', prompt: 'said before '.repeat(20), max_tokens: 8 }
+    const first = await client.completions.create(body)
+    const second = await client.completions.create(body)
+    expect(first.usage?.prompt_tokens_details?.cached_tokens).toBe(0)
+    expect(second.usage?.prompt_tokens_details?.cached_tokens).toBeGreaterThanOrEqual(128)
+    expect(second.choices).toEqual(first.choices)
+  })
+
   it('streams what it would say whole', async () => {
     const { client } = await open()
-    const body = { model: 'parrot', prompt: ['aé', 'b€'], n: 2, max_tokens: 10, logprobs: 1, echo: true }
+    const body = { model: 'alphabet', prompt: ['z', 'x'], n: 2, max_tokens: 6, logprobs: 1, echo: true }
     const whole = await client.completions.create(body)
     const texts = ['', '', '', '']
     const offsets: number[][] = [[], [], [], []]
@@ -32,9 +58,10 @@ describe('a completion', () => {
       }
     expect(texts).toEqual(whole.choices.map(({ text }) => text))
     expect(offsets).toEqual(whole.choices.map(({ logprobs }) => logprobs?.text_offset))
-    expect(texts[2]).toBe('b€b€b€b\ufffd')
+    expect(texts).toEqual(['zé€a', 'zé€a', 'xyzé\ufffd', 'xyzé\ufffd'])
     // Each byte of a character stands where the character will.
-    expect(offsets[2]).toEqual([0, 0, 1, 1, 1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7])
+    expect(offsets[0]).toEqual([0, 0, 1, 1, 2, 2, 2, 3])
+    expect(offsets[2]).toEqual([0, 0, 1, 2, 3, 3, 4, 4])
   })
 
   it('has an event per token, with its index for an id, and ends with usage and [DONE]', async () => {
@@ -47,49 +74,54 @@ describe('a completion', () => {
     expect(events.map(({ id }) => id)).toEqual(['0', '1', '2', '3', undefined, undefined])
     expect(events.pop()?.data).toBe('[DONE]')
     const chunks = events.map(({ data }) => JSON.parse(data))
-    expect(chunks.map(({ choices }) => choices[0]?.text ?? null)).toEqual(['a', 'b', 'c', 'a', null])
+    expect(chunks.map(({ choices }) => choices[0]?.text ?? null)).toEqual(['d', 'e', 'f', 'g', null])
     expect(chunks.map(({ usage }) => usage?.completion_tokens ?? usage)).toEqual([null, null, null, null, 4])
     expect(new Set(chunks.map(({ id, created }) => `${id} ${created}`)).size).toBe(1)
   })
 
   it('ends before a stop string, and the engine with it', async () => {
-    const { client, bird } = await open()
-    const answer = await client.completions.create({ model: '', prompt: 'abcdef', max_tokens: 50, stop: ['dea', 'de'] })
-    expect(answer.choices[0]).toMatchObject({ text: 'abc', finish_reason: 'stop' })
+    const { client } = await open({ served: reader.endless })
+    const body = { model: '', prompt: 'a', max_tokens: 500_000, stop: ['efg', 'ef'] }
+    const answer = await client.completions.create(body)
+    expect(answer.choices[0]).toMatchObject({ text: 'bcd', finish_reason: 'stop' })
     expect(answer.usage?.completion_tokens).toBe(5)
-    expect(bird.cancelled).toHaveLength(1)
-    expect(bird.running.size).toBe(0)
+    await expect.poll(() => reader.local.counts().running).toBe(0)
   })
 
   it('gives the text back that was held for a stop string which never came', async () => {
     const { client } = await open()
-    const answer = await client.completions.create({ model: '', prompt: 'abc', max_tokens: 6, stop: ['bcx', 'bcabcx'] })
-    expect(answer.choices[0]).toMatchObject({ text: 'abcabc', finish_reason: 'length' })
+    const body = { model: '', prompt: 'a', max_tokens: 6, stop: ['fgx', 'bcdefgx'] }
+    const answer = await client.completions.create(body)
+    expect(answer.choices[0]).toMatchObject({ text: 'bcdefg', finish_reason: 'length' })
   })
 
   it('ends with a stop id, which is no text but counts', async () => {
     const { post } = await open()
-    const body = { prompt: [97, 98, 257], max_tokens: 50, return_token_ids: true, logits_sha256: true, seed: 1 }
+    const seven = '7'.charCodeAt(0)
+    const body = { prompt: [seven], max_tokens: 50, return_token_ids: true, logits_sha256: true, seed: 1 }
     const answer = await bodyOf(await post('/v1/completions', body))
     expect(answer.choices[0]).toMatchObject({
-      text: 'ab',
+      text: '89',
       finish_reason: 'stop',
-      token_ids: [97, 98, 257],
-      prompt_token_ids: [97, 98, 257],
+      token_ids: [seven + 1, seven + 2, eos],
+      prompt_token_ids: [seven],
     })
-    const digest = (text: string) => createHash('sha256').update(text).digest()
-    const digests = Buffer.concat(['0', '1', '2'].map(digest))
-    expect(answer.choices[0].logits_sha256).toBe(createHash('sha256').update(digests).digest('hex'))
+    const { digests } = await reader.local.generate(requestOf([seven], 50, { stopIds: [eos] }))
+    expect(digests).toHaveLength(3)
+    const all = createHash('sha256')
+      .update(Buffer.from(digests.join(''), 'hex'))
+      .digest('hex')
+    expect(answer.choices[0].logits_sha256).toBe(all)
     expect(answer.usage.completion_tokens).toBe(3)
   })
 
   it('of a model without tokenizer is ids', async () => {
-    const { post } = await open({ served: { ...parrot, tokenizer: null } })
-    const answer = await bodyOf(await post('/v1/completions', { prompt: [1, 2], max_tokens: 3, logprobs: 0 }))
+    const { post } = await open({ served: { ...reader.served, tokenizer: null } })
+    const answer = await bodyOf(await post('/v1/completions', { prompt: [48, 49], max_tokens: 3, logprobs: 0 }))
     expect(answer.choices[0]).toMatchObject({
       text: '',
-      token_ids: [1, 2, 1],
-      logprobs: { tokens: ['token_id:1', 'token_id:2', 'token_id:1'] },
+      token_ids: [50, 51, 52],
+      logprobs: { tokens: ['token_id:50', 'token_id:51', 'token_id:52'] },
     })
     const refused = await post('/v1/completions', { prompt: 'a' })
     expect(refused.status).toBe(400)
@@ -97,87 +129,99 @@ describe('a completion', () => {
 })
 
 describe('a chat', () => {
-  const served = {
-    ...parrot,
-    chat: { takesTools: false, render: (messages: readonly Record<string, unknown>[]) => String(messages[0].content) },
-  }
-
   it('comes whole and streams the same', async () => {
-    const { client } = await open({ served })
+    const { client } = await open()
     const body: OpenAI.ChatCompletionCreateParamsNonStreaming = {
-      model: 'parrot',
-      messages: [{ role: 'user', content: 'a€' }],
-      max_tokens: 5,
+      model: 'alphabet',
+      messages: [{ role: 'user', content: 'yz' }],
+      max_tokens: 6,
       logprobs: true,
       top_logprobs: 1,
     }
     const whole = await client.chat.completions.create(body)
-    expect(whole).toMatchObject({ object: 'chat.completion', usage: { prompt_tokens: 4, completion_tokens: 5 } })
-    expect(whole.choices[0]).toMatchObject({ finish_reason: 'length', message: { role: 'assistant', content: 'a€a' } })
+    expect(whole).toMatchObject({ object: 'chat.completion', usage: { prompt_tokens: 2, completion_tokens: 6 } })
+    expect(whole.choices[0]).toMatchObject({ finish_reason: 'length', message: { role: 'assistant', content: 'é€a' } })
     const content = whole.choices[0].logprobs?.content ?? []
-    expect(content).toHaveLength(5)
-    expect(content[0]).toMatchObject({ token: 'a', bytes: [97], logprob: -0.5, top_logprobs: [{ token: 'a' }] })
-    expect(content[1]).toMatchObject({ token: '\ufffd', bytes: [0xe2] })
+    expect(content).toHaveLength(6)
+    expect(content[5]).toMatchObject({ token: 'a', bytes: [97], top_logprobs: [{ token: 'a' }] })
+    expect(content[5].logprob).toBe(content[5].top_logprobs[0].logprob)
+    expect(content[5].logprob).toBeGreaterThan(-0.01)
+    expect(content[0]).toMatchObject({ token: '\ufffd', bytes: [0xc3] })
 
     const streamed = client.chat.completions.stream({ ...body, stream: true })
     const final = await streamed.finalChatCompletion()
-    expect(final.choices[0].message.content).toBe('a€a')
+    expect(final.choices[0].message.content).toBe('é€a')
     expect(final.choices[0].logprobs?.content).toEqual(content)
   })
 
   it('begins a stream with the role', async () => {
-    const { post } = await open({ served })
+    const { post } = await open()
     const body = { messages: [{ role: 'user', content: 'a' }], max_tokens: 1, stream: true }
     const events = await eventsOf(await post('/v1/chat/completions', body))
     expect(JSON.parse(events[0].data).choices[0].delta).toEqual({ role: 'assistant', content: '' })
     expect(JSON.parse(events[1].data)).toMatchObject({
       object: 'chat.completion.chunk',
-      choices: [{ delta: { content: 'a' }, finish_reason: 'length' }],
+      choices: [{ delta: { content: 'b' }, finish_reason: 'length' }],
     })
   })
 
   it('needs a template', async () => {
-    const { client } = await open()
-    const asked = client.chat.completions.create({ model: 'parrot', messages: [{ role: 'user', content: 'a' }] })
+    const { client } = await open({ served: { ...reader.served, chat: null } })
+    const asked = client.chat.completions.create({ model: 'alphabet', messages: [{ role: 'user', content: 'a' }] })
     await expect(asked).rejects.toMatchObject({ status: 400, param: 'messages' })
   })
 })
 
-describe('a client that goes away', () => {
-  it.each([true, false])('cancels its request (stream: %s)', async (stream) => {
-    const { client, bird, metrics } = await open({
-      served: { ...parrot, config: { ...parrot.config, contextLength: 1e9 } },
-    })
-    const leave = new AbortController()
-    const body = { model: 'parrot', prompt: ['abc', 'def'], max_tokens: 1e8 }
-    if (stream) {
-      const answer = await client.completions.create({ ...body, stream }, { signal: leave.signal })
-      for await (const _ of answer) break
-      leave.abort()
-    } else {
-      const answer = client.completions.create({ ...body, stream }, { signal: leave.signal })
-      await vi.waitUntil(() => bird.running.size === 2)
-      leave.abort()
-      await expect(answer).rejects.toThrow('aborted')
-    }
-    await vi.waitUntil(() => bird.cancelled.length === 2)
-    expect(bird.running.size).toBe(0)
-    const text = await metrics.registry.metrics()
-    expect(text).toMatch(/expertmesh_request_success_total{finished_reason="cancelled".*} 2/)
-    expect(text).toMatch(/expertmesh_num_requests_running{.*} 0/)
-    expect(text).toMatch(/expertmesh_num_requests_waiting{.*} 0/)
+describe('the other routes', () => {
+  it('name the model', async () => {
+    const { client } = await open()
+    const [model] = (await client.models.list()).data
+    expect(model).toMatchObject({ id: 'alphabet', object: 'model', max_model_len: 64, precision: 'fp32' })
+    expect(await client.models.retrieve('alphabet')).toEqual(model)
   })
-})
 
-describe('overload', () => {
-  it('is 429 with Retry-After, and leaves no part of a refused request behind', async () => {
-    const { post, bird, client } = await open({ queueLimit: 1, room: 1 })
-    const response = await post('/v1/completions', { prompt: ['a', 'b', 'c', 'd'], max_tokens: 1 })
-    expect(response.status).toBe(429)
-    expect(Number(response.headers.get('retry-after'))).toBeGreaterThan(0)
-    expect((await bodyOf(response)).error).toMatchObject({ type: 'rate_limit_error', code: 'rate_limit_exceeded' })
-    expect(bird.running.size).toBe(0)
-    const next = await client.completions.create({ model: '', prompt: 'ab', max_tokens: 2 })
-    expect(next.choices[0].text).toBe('ab')
+  it('turn text into ids and back', async () => {
+    const { post } = await open({ served: { ...reader.served, chat: null } })
+    const tokens = await (await post('/tokenize', { prompt: 'aé', return_token_strs: true })).json()
+    expect(tokens).toEqual({
+      count: 4,
+      max_model_len: 64,
+      tokens: [256, 97, 195, 169],
+      token_strs: ['<s>', 'a', '\ufffd', '\ufffd'],
+    })
+    expect(await (await post('/tokenize', { prompt: 'a', add_special_tokens: false })).json()).toMatchObject({
+      tokens: [97],
+    })
+    expect(await (await post('/detokenize', { tokens: [97, 195, 169] })).json()).toEqual({ prompt: 'aé' })
+    for (const [path, body] of [
+      ['/tokenize', {}],
+      ['/tokenize', { messages: [{ role: 'user', content: 'a' }] }],
+      ['/detokenize', { tokens: [258] }],
+      ['/detokenize', { tokens: 'a' }],
+    ] as const)
+      expect((await post(path, body)).status).toBe(400)
+  })
+
+  it('say which experts nobody holds', async () => {
+    let missing = [{ layer: 1, expert: 5 }]
+    const { url } = await open({ coverage: () => missing })
+    const response = await fetch(`${url}/readyz`)
+    expect([response.status, await response.json()]).toEqual([503, { status: 'unavailable', missing }])
+    expect((await fetch(`${url}/livez`)).status).toBe(200)
+    expect((await fetch(`${url}/health`)).status).toBe(503)
+    missing = []
+    expect((await fetch(`${url}/readyz`)).status).toBe(200)
+  })
+
+  it('count', async () => {
+    const { url, client } = await open()
+    await client.completions.create({ model: '', prompt: 'ab', max_tokens: 5 })
+    const text = await (await fetch(`${url}/metrics`)).text()
+    expect(text).toContain('expertmesh_generation_tokens_total{model_name="alphabet"} 5')
+    expect(text).toContain('expertmesh_prompt_tokens_total{model_name="alphabet"} 3')
+    expect(text).toContain('expertmesh_time_to_first_token_seconds_count{model_name="alphabet"} 1')
+    expect(text).toContain('expertmesh_inter_token_latency_seconds_count{model_name="alphabet"} 4')
+    expect(text).toContain('expertmesh_e2e_request_latency_seconds_count{model_name="alphabet"} 1')
+    expect(await (await fetch(`${url}/version`)).json()).toEqual({ version: '1.2.3' })
   })
 })

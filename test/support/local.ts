@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { RunningEngine } from '../../services/gateway/engine.ts'
 import { closeForward, openForward } from '../../services/gateway/forward/open.ts'
 import { localRunner } from '../../services/gateway/placement/local.ts'
-import type { EngineEvent, GenerationRequest, Sampling } from '../../services/gateway/sequence.ts'
+import { locate, topologyOf } from '../../services/gateway/placement/locate.ts'
+import type { Engine, EngineEvent, GenerationRequest, Sampling } from '../../services/gateway/sequence.ts'
 import type { Precision } from '../../shared/model/config.ts'
 import { openExperts } from '../../shared/model/experts.ts'
 import { modelHash, openModel } from '../../shared/model/open.ts'
@@ -56,8 +57,12 @@ export type LocalOptions = {
 
 /** The whole engine in this process and thread, experts included: the real path without the wire. */
 export type Local = {
+  /** What the API works with. */
+  engine: Engine
   generate(request: GenerationRequest): Promise<Generated>
-  preempted(): number
+  counts(): { waiting: number; running: number; preempted: number }
+  /** Whether anyone holds the experts, from the next layer on. */
+  hold(experts: boolean): void
   close(): Promise<void>
 }
 
@@ -84,6 +89,9 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
   const experts = await openExperts({ modelDir, cacheDir, precision, device: 'cpu', threads })
   for (const { layer, experts: ids } of all) for (const expert of ids) await experts.load(layer, expert)
   const runner = localRunner(experts)
+  const whole = topologyOf(1, [runner.name], [all])
+  const none = topologyOf(2, [], [])
+  let topology = whole
   const forward = await openForward({
     modelDir,
     cacheDir,
@@ -91,19 +99,30 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
     threads,
     kvMemoryBytes,
     maxSequences,
-    locate: () => runner,
+    locate: (layer, expert) => {
+      locate(topology, layer, expert)
+      return runner
+    },
     limits: { timeoutMs: 10_000, frameBytesMax: 1 << 26 },
     observe: () => {},
   })
   const listeners = new Map<string, (event: EngineEvent) => void>()
-  const engine = new RunningEngine(forward, { chunk, maxBatchTokens, maxSequences }, (events) => {
+  const running = new RunningEngine(forward, { chunk, maxBatchTokens, maxSequences }, (events) => {
     for (const event of events) listeners.get(event.id)?.(event)
   })
+  const engine: Engine = {
+    submit(request, onEvent) {
+      listeners.set(request.id, onEvent)
+      running.submit(request)
+    },
+    cancel: (id) => running.cancel(id),
+  }
   return {
+    engine,
     generate: (request) =>
       new Promise((resolve, reject) => {
         const generated: Generated = { ids: [], digests: [], events: [] }
-        listeners.set(request.id, (event) => {
+        engine.submit(request, (event) => {
           generated.events.push(event)
           if (event.kind === 'failed') reject(new Error(event.message))
           if (event.kind !== 'token') return
@@ -111,11 +130,13 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
           if (event.digest) generated.digests.push(Buffer.from(event.digest).toString('hex'))
           if (event.finish) resolve(generated)
         })
-        engine.submit(request)
       }),
-    preempted: () => engine.counts().preempted,
+    counts: () => running.counts(),
+    hold(held) {
+      topology = held ? whole : none
+    },
     async close() {
-      await engine.stop()
+      await running.stop()
       await closeForward(forward)
       await experts.close()
       await rm(cacheDir, { recursive: true, force: true })

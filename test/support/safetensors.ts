@@ -26,9 +26,23 @@ export const safetensors = (tensors: Record<string, Stored>): Uint8Array => {
   return withHeader(header, Buffer.concat(Object.values(tensors).map(({ data }) => data)))
 }
 
+type Entry = { shape: number[]; data_offsets: [begin: number, end: number] }
+
+const entriesOf = (file: Buffer): Map<string, Entry> => {
+  const { __metadata__, ...header } = JSON.parse(file.subarray(8, dataAt(file)).toString())
+  return new Map(Object.entries<Entry>(header))
+}
+const dataAt = (file: Buffer): number => 8 + Number(file.readBigUInt64LE(0))
+
 /** Shapes of all tensors of a safetensors file. */
-export const shapesOf = (path: string): Map<string, number[]> => {
-  const file = readFileSync(path)
-  const { __metadata__, ...header } = JSON.parse(file.subarray(8, 8 + Number(file.readBigUInt64LE(0))).toString())
-  return new Map(Object.entries<{ shape: number[] }>(header).map(([name, { shape }]) => [name, shape]))
+export const shapesOf = (path: string): Map<string, number[]> =>
+  new Map([...entriesOf(readFileSync(path))].map(([name, { shape }]) => [name, shape]))
+
+/** An F32 tensor of a whole file with a padded header, in place: writing to it changes the file's bytes. */
+export const floatsIn = (file: Buffer, name: string): Float32Array => {
+  const entry = entriesOf(file).get(name)
+  if (!entry) throw new Error(`the file has no tensor ${name}`)
+  const [begin, end] = entry.data_offsets
+  const from = file.byteOffset + dataAt(file)
+  return new Float32Array(file.buffer, from + begin, (end - begin) / Float32Array.BYTES_PER_ELEMENT)
 }

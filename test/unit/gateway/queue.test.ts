@@ -1,11 +1,10 @@
 import { describe, expect, it } from 'vitest'
-import { acceptCompletion } from '../../../services/gateway/accept/request.ts'
 import { feed, openQueue } from '../../../services/gateway/queue.ts'
 import type { Engine, EngineEvent, GenerationRequest } from '../../../services/gateway/sequence.ts'
 import { Code } from '../../../shared/errors.ts'
-import { parrot } from '../../support/parrot.ts'
+import { requestOf } from '../../support/local.ts'
 
-const request = (id: string): GenerationRequest => acceptCompletion(parrot, { prompt: 'a' }, id).requests[0]
+const request = (id: string): GenerationRequest => requestOf([97], 16, { id })
 const ids = (requests: readonly GenerationRequest[]) => requests.map(({ id }) => id)
 
 describe('the queue', () => {

@@ -2,15 +2,17 @@ import { describe, expect, it } from 'vitest'
 import { acceptChat } from '../../../../services/gateway/accept/request.ts'
 import type { Chat, Served } from '../../../../services/gateway/accept/served.ts'
 import { Code } from '../../../../shared/errors.ts'
-import { parrot } from '../../../support/parrot.ts'
+import { readAlphabet } from '../../../support/alphabet.ts'
 import { refusal } from '../../../support/refusal.ts'
+
+const plain = await readAlphabet()
 
 const chatTemplate: Chat = {
   takesTools: false,
   render: (messages, { addGenerationPrompt }) =>
     messages.map(({ role, content }) => `${role}:${content}|`).join('') + (addGenerationPrompt ? '>' : ''),
 }
-const talking: Served = { ...parrot, chat: chatTemplate }
+const talking: Served = { ...plain, chat: chatTemplate }
 const user = [{ role: 'user', content: 'hi' }]
 const chat = (body: object, served: Served = talking) => acceptChat(served, { messages: user, ...body }, 'x')
 
@@ -24,7 +26,7 @@ describe('a chat', () => {
   })
 
   it('needs a template', () => {
-    const error = refusal(() => chat({}, parrot))
+    const error = refusal(() => chat({}, plain))
     expect(error).toMatchObject({ code: Code.INVALID_ARGUMENT, param: 'messages' })
     expect(error.message).toContain('chat template')
   })
@@ -45,7 +47,7 @@ describe('a chat', () => {
   it('takes tools only where the template does, and never forces one', () => {
     const tools = [{ type: 'function', function: { name: 'f' } }]
     const handy: Served = {
-      ...parrot,
+      ...plain,
       chat: { takesTools: true, render: (_, { tools }) => `${tools?.length ?? 'none'}` },
     }
     const prompt = (body: object) => Buffer.from(chat(body, handy).requests[0].prompt as number[]).toString()

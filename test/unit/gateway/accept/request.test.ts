@@ -3,17 +3,19 @@ import { choicesMax } from '../../../../services/gateway/accept/fields.ts'
 import { acceptChat, acceptCompletion } from '../../../../services/gateway/accept/request.ts'
 import { type Chat, type Served, samplingDefaults } from '../../../../services/gateway/accept/served.ts'
 import { Code } from '../../../../shared/errors.ts'
-import { parrot } from '../../../support/parrot.ts'
+import { readAlphabet } from '../../../support/alphabet.ts'
 import { refusal } from '../../../support/refusal.ts'
 
-const complete = (body: object, served: Served = parrot) => acceptCompletion(served, { prompt: 'ab', ...body }, 'x')
+const plain = await readAlphabet()
+
+const complete = (body: object, served: Served = plain) => acceptCompletion(served, { prompt: 'ab', ...body }, 'x')
 
 const chatTemplate: Chat = {
   takesTools: false,
   render: (messages, { addGenerationPrompt }) =>
     messages.map(({ role, content }) => `${role}:${content}|`).join('') + (addGenerationPrompt ? '>' : ''),
 }
-const talking: Served = { ...parrot, chat: chatTemplate }
+const talking: Served = { ...plain, chat: chatTemplate }
 const user = [{ role: 'user', content: 'hi' }]
 const chat = (body: object, served: Served = talking) => acceptChat(served, { messages: user, ...body }, 'x')
 
@@ -71,7 +73,7 @@ describe('a prompt', () => {
   })
 
   it('as text needs a tokenizer', () => {
-    const mute = { ...parrot, tokenizer: null }
+    const mute = { ...plain, tokenizer: null }
     expect(refusal(() => complete({}, mute))).toMatchObject({ code: Code.INVALID_ARGUMENT, param: 'prompt' })
     expect(complete({ prompt: [1] }, mute)).toMatchObject({ returnTokenIds: true })
     expect(refusal(() => complete({ prompt: [1], stop: 'a' }, mute))).toMatchObject({ param: 'stop' })
@@ -82,7 +84,7 @@ describe('max_tokens', () => {
   it('is 16 for completions and the rest of the context for chats', () => {
     expect(complete({}).requests[0].maxTokens).toBe(16)
     expect(complete({ prompt: new Array(60).fill(1) }).requests[0].maxTokens).toBe(4)
-    expect(acceptCompletion(parrot, { prompt: 'ab' }, 'x', null).requests[0].maxTokens).toBe(61)
+    expect(acceptCompletion(plain, { prompt: 'ab' }, 'x', null).requests[0].maxTokens).toBe(61)
     const { requests } = chat({})
     expect(requests[0].maxTokens).toBe(64 - requests[0].prompt.length)
   })
@@ -258,8 +260,8 @@ describe('the rest of a body', () => {
   })
 
   it('must name the served model, or none', () => {
-    expect(complete({ model: 'parrot' }).requests[0].model).toBe('parrot')
-    expect(complete({ model: null }).requests[0].model).toBe('parrot')
+    expect(complete({ model: 'alphabet' }).requests[0].model).toBe('alphabet')
+    expect(complete({ model: null }).requests[0].model).toBe('alphabet')
     for (const accept of [complete, chat])
       expect(refusal(() => accept({ model: 'gpt-5' }))).toMatchObject({
         code: Code.NOT_FOUND,
@@ -271,7 +273,7 @@ describe('the rest of a body', () => {
 
   it('must be an object', () => {
     for (const body of [undefined, null, 5, 'x', []])
-      expect(refusal(() => acceptCompletion(parrot, body, 'x')).message).toContain('JSON object')
+      expect(refusal(() => acceptCompletion(plain, body, 'x')).message).toContain('JSON object')
   })
 
   it('says how to answer', () => {
