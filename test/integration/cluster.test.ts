@@ -1,14 +1,12 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
-import { startCluster } from '../support/cluster.ts'
+import { afterAll, beforeAll, expect, it } from 'vitest'
 import { complete } from '../support/complete.ts'
-import { describeGolden, golden } from '../support/goldens.ts'
-import { seeded } from '../support/random.ts'
-import { startGateway, startWorker } from '../support/service.ts'
+import { describeGolden, type Golden, golden, goldenFolders } from '../support/goldens.ts'
+import { type ServiceProcess, startGateway, startWorker } from '../support/service.ts'
 
-/** The promise of the whole: gateway and worker processes give transformers' ids, and the same bits however many they are. */
+/** The promise of the whole: gateway and worker processes give transformers' ids and logits, and the same bits however many they are. */
 const families = [
   'deepseek',
   'deepseek_v2',
@@ -20,86 +18,59 @@ const families = [
   'qwen3_moe',
   'olmoe',
 ]
-
-type Answer = Awaited<ReturnType<typeof complete>>
+const counts = [0, 1, 3]
+/** The most alternatives a request may ask for. */
+const logprobs = 20
+const tolerance = 2e-4
 
 const cache = mkdtempSync(join(tmpdir(), 'expertmesh-cluster-'))
-afterAll(() => rmSync(cache, { recursive: true }))
+/** These hold experts of all families in the end, and serve several gateways at once. */
+const workers: ServiceProcess[] = []
+beforeAll(async () => {
+  const models = goldenFolders(families).flatMap((dir) => ['--models', dir])
+  const started = Array.from({ length: Math.max(...counts) }, () => startWorker([...models, '--cache', cache]))
+  workers.push(...(await Promise.all(started)))
+})
+afterAll(async () => {
+  for (const worker of workers) expect(await worker.stop()).toBe(0)
+  rmSync(cache, { recursive: true })
+})
+
+/** What a gateway with the first so many workers makes of the cases. */
+const answersOf = async ({ dir, cases }: Golden, count: number) => {
+  const used = workers.slice(0, count).flatMap(({ address }) => ['--worker', address])
+  const gateway = await startGateway(['--model', dir, '--precision', 'fp32', '--cache', cache, ...used])
+  try {
+    const ask = ({ input_ids, greedy }: Golden['cases'][number]) =>
+      complete(gateway.address, input_ids, { max_tokens: greedy.length, logprobs })
+    return await Promise.all(cases.map(ask))
+  } finally {
+    expect(await gateway.stop()).toBe(0)
+  }
+}
+
+const normaliserOf = (logits: readonly number[]): number => {
+  const largest = Math.max(...logits)
+  return largest + Math.log(logits.reduce((sum, x) => sum + Math.exp(x - largest), 0))
+}
 
 for (const name of families) {
   describeGolden(name, () => {
-    it('gives the ids of transformers and the same bits with 0, 1 and 3 workers', async () => {
+    it(`gives the ids and logits of transformers, and the same bits, with ${counts.join(', ')} workers`, async () => {
       const { dir, cases } = golden(name)
-      const digests: string[][] = []
-      for (const workers of [0, 1, 3]) {
-        const { url, stop } = await startCluster({ model: dir, workers, precision: 'fp32', args: ['--cache', cache] })
-        onTestFinished(() => void stop())
-        const answers = await Promise.all(
-          cases.map(({ input_ids, greedy }) => complete(url, input_ids, { max_tokens: greedy.length })),
-        )
-        expect(await stop()).toBe(0)
-        expect(answers.map(({ ids }) => ids)).toEqual(cases.map(({ greedy }) => greedy))
-        digests.push(answers.map(({ digest }) => digest))
+      const [alone, ...others] = await Promise.all(counts.map((count) => answersOf({ dir, cases }, count)))
+      expect(alone.map(({ ids }) => ids)).toEqual(cases.map(({ greedy }) => greedy))
+      for (const [i, { first }] of alone.entries()) {
+        const { last_logits } = cases[i]
+        const normaliser = normaliserOf(last_logits)
+        const reported = Object.entries(first ?? {})
+        expect(reported).toHaveLength(logprobs)
+        for (const [token, logprob] of reported) {
+          const id = Number(token.replace('token_id:', ''))
+          expect(Math.abs(logprob + normaliser - last_logits[id])).toBeLessThan(tolerance)
+        }
       }
-      expect(digests[1]).toEqual(digests[0])
-      expect(digests[2]).toEqual(digests[0])
+      for (const answers of others) expect(answers).toEqual(alone)
     })
   })
 }
-
-const promptOf = (seed: number, length: number): number[] => {
-  const next = seeded(seed)
-  return Array.from({ length }, () => next(256))
-}
-
-/** One prompt greedily and drawn, by itself and then beside eight others. */
-const bitsOf = async (url: string): Promise<Answer[]> => {
-  const prompt = promptOf(1, 60)
-  const drawn = { max_tokens: 24, temperature: 1, top_p: 0.9, seed: 11 }
-  const alone = [await complete(url, prompt, { max_tokens: 24 }), await complete(url, prompt, drawn)]
-  const others = Array.from({ length: 8 }, (_, i) => complete(url, promptOf(i + 2, 9 * i + 1), { ...drawn, seed: i }))
-  const beside = [complete(url, prompt, { max_tokens: 24 }), complete(url, prompt, drawn)]
-  expect(await Promise.all(beside)).toEqual(alone)
-  await Promise.all(others)
-  return alone
-}
-
-describe.each(['fp32', 'int8'] as const)('in %s', (precision) => {
-  let expected: Answer[]
-  const model = golden('deepseek').dir
-  beforeAll(async () => {
-    const { url, stop } = await startCluster({ model, workers: 0, precision, args: ['--cache', cache] })
-    expected = await bitsOf(url)
-    await stop()
-  })
-
-  it.each([1, 2, 3, 5])('%i workers give the bits of none', async (workers) => {
-    const { url, stop } = await startCluster({ model, workers, precision, args: ['--cache', cache] })
-    onTestFinished(() => void stop())
-    expect(await bitsOf(url)).toEqual(expected)
-    expect(await stop()).toBe(0)
-  })
-
-  it('another placement gives the same bits', async () => {
-    const start = async (memory: string) => {
-      const worker = await startWorker(['--models', model, '--cache', cache, '--memory-mib', memory])
-      onTestFinished(() => void worker.stop())
-      return worker
-    }
-    const workers = [await start('1'), await start('5')]
-    const addresses = workers.flatMap(({ address }) => ['--worker', address])
-    const gateway = await startGateway(['--model', model, '--precision', precision, '--cache', cache, ...addresses])
-    onTestFinished(() => void gateway.stop())
-    expect(await bitsOf(gateway.address)).toEqual(expected)
-    /** How many experts of each worker have been used. */
-    const used = async (): Promise<number[]> => {
-      const metrics = await (await fetch(`${gateway.address}/metrics`)).text()
-      return workers.map(({ address }) => metrics.split(`worker="${address}"`).length - 1)
-    }
-    await expect.poll(async () => Math.min(...(await used()))).toBeGreaterThan(0)
-    const [few, many] = await used()
-    expect(many).toBeGreaterThan(3 * few)
-    expect(await gateway.stop()).toBe(0)
-    for (const worker of workers) expect(await worker.stop()).toBe(0)
-  })
-})

@@ -21,6 +21,9 @@ export const golden = (name: string): Golden => {
   return { dir, cases: JSON.parse(readFileSync(join(dir, 'expected.json'), 'utf8')).cases }
 }
 
+/** Folders of those of these goldens that are on this machine. */
+export const goldenFolders = (names: readonly string[]): string[] => names.flatMap((name) => folder(name) ?? [])
+
 /** Runs the suite where the golden is to be had; elsewhere reports it as skipped. */
 export const describeGolden = (name: string, suite: () => void): void => {
   if (folder(name)) describe(name, suite)

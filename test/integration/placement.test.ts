@@ -1,0 +1,96 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { complete } from '../support/complete.ts'
+import { golden } from '../support/goldens.ts'
+import { seeded } from '../support/random.ts'
+import { type ServiceProcess, startGateway, startWorker } from '../support/service.ts'
+
+/** Bits do not depend on how many workers there are, which of them hold what, and who else is being served. */
+const names = ['deepseek', 'mixtral']
+const counts = [1, 2, 3, 5]
+/** Room for some of the experts of these models, and for many: experts are dealt in proportion. */
+const unequalMib = [1, 6]
+
+const cache = mkdtempSync(join(tmpdir(), 'expertmesh-placement-'))
+const equal: ServiceProcess[] = []
+const unequal: ServiceProcess[] = []
+beforeAll(async () => {
+  const flags = [...names.flatMap((name) => ['--models', golden(name).dir]), '--cache', cache]
+  const many = Array.from({ length: Math.max(...counts) }, () => startWorker(flags))
+  const few = unequalMib.map((mib) => startWorker([...flags, '--memory-mib', String(mib)]))
+  equal.push(...(await Promise.all(many)))
+  unequal.push(...(await Promise.all(few)))
+})
+afterAll(async () => {
+  for (const worker of [...equal, ...unequal]) expect(await worker.stop()).toBe(0)
+  rmSync(cache, { recursive: true })
+})
+
+const promptOf = (seed: number, length: number): number[] => {
+  const next = seeded(seed)
+  return Array.from({ length }, () => next(256))
+}
+const greedy = { max_tokens: 16 }
+const drawn = { max_tokens: 16, temperature: 1, top_p: 0.9, seed: 11 }
+
+type Answer = Awaited<ReturnType<typeof complete>>
+
+/** One prompt greedily and drawn: each by itself, then both beside eight others. */
+const bitsOf = async (url: string): Promise<Answer[]> => {
+  const prompt = promptOf(1, 60)
+  const alone = [await complete(url, prompt, greedy), await complete(url, prompt, drawn)]
+  const others = Array.from({ length: 8 }, (_, i) => complete(url, promptOf(i + 2, 9 * i + 1), { ...drawn, seed: i }))
+  const beside = [complete(url, prompt, greedy), complete(url, prompt, drawn)]
+  expect(await Promise.all(beside)).toEqual(alone)
+  await Promise.all(others)
+  return alone
+}
+
+/** Experts by who ran them, as "layer/expert", read from /metrics. */
+type Homes = ReadonlyMap<string, ReadonlySet<string>>
+
+const homesOf = async (url: string): Promise<Homes> => {
+  const metrics = await (await fetch(`${url}/metrics`)).text()
+  const homes = new Map<string, Set<string>>()
+  const line = /^expertmesh_expert_rows_total\{layer="(\d+)",expert="(\d+)",worker="([^"]+)"/gm
+  for (const [, layer, expert, worker] of metrics.matchAll(line))
+    homes.set(worker, (homes.get(worker) ?? new Set()).add(`${layer}/${expert}`))
+  return homes
+}
+
+type Run = { bits: Answer[]; homes: Homes }
+
+const run = async (name: string, precision: string, workers: readonly ServiceProcess[]): Promise<Run> => {
+  const used = workers.flatMap(({ address }) => ['--worker', address])
+  // Several of them run at once.
+  const shared = ['--cache', cache, '--threads', '1']
+  const gateway = await startGateway(['--model', golden(name).dir, '--precision', precision, ...shared, ...used])
+  try {
+    const bits = await bitsOf(gateway.address)
+    // The engine reports now and then.
+    const expected = workers.length > 0 ? workers.map(({ address }) => address) : ['gateway']
+    const reported = async () => [...(await homesOf(gateway.address)).keys()].sort()
+    await expect.poll(reported, { timeout: 5_000 }).toEqual([...expected].sort())
+    return { bits, homes: await homesOf(gateway.address) }
+  } finally {
+    expect(await gateway.stop()).toBe(0)
+  }
+}
+
+describe.each(names)('%s', (name) => {
+  it.each(['fp32', 'int8'])(
+    'in %s: any number of workers and any placement give the bits of none',
+    async (precision) => {
+      const fleets = [[], ...counts.map((count) => equal.slice(0, count)), unequal]
+      const runs = await Promise.all(fleets.map((workers) => run(name, precision, workers)))
+      const [expected, ...others] = runs.map(({ bits }) => bits)
+      expect(new Set(expected.map(({ digest }) => digest)).size).toBe(2)
+      for (const bits of others) expect(bits).toEqual(expected)
+      const homes = runs.at(-1)?.homes
+      const [few, many] = unequal.map(({ address }) => homes?.get(address)?.size ?? 0)
+      expect(many).toBeGreaterThan(2 * few)
+    },
+  )
+})
