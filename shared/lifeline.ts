@@ -6,6 +6,11 @@
 export const onParentLost = (end: () => void): void => {
   const connected: boolean | undefined = process.connected
   if (connected === undefined) return
-  if (connected) process.once('disconnect', end)
-  else end()
+  if (!connected) {
+    end()
+    return
+  }
+  process.once('disconnect', end)
+  // Listening would keep a process alive that has nothing left to do.
+  process.channel?.unref()
 }

@@ -1,7 +1,12 @@
+import { onParentLost } from '../../shared/lifeline.ts'
+
 /** A terminal and npm both pass Ctrl-C on, so signals this close together are one. */
 const SAME_SIGNAL_MS = 1_000
 
-/** Aborts on the first SIGINT, SIGTERM or SIGHUP. A later one ends the process at once; its children see their channel close. */
+/**
+ * Aborts on the first SIGINT, SIGTERM or SIGHUP, and when a parent that watches over this process is gone. A later signal ends the
+ * process at once; its children see their channel close.
+ */
 export const stopSignal = (): AbortSignal => {
   const controller = new AbortController()
   let firstMs: number | null = null
@@ -12,6 +17,7 @@ export const stopSignal = (): AbortSignal => {
       controller.abort()
     })
   }
+  onParentLost(() => controller.abort())
   return controller.signal
 }
 

@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
@@ -70,13 +71,16 @@ export const startCluster = async (options: ClusterOptions = {}): Promise<Cluste
     // A group of its own, so that killGroup finds children whose parent is gone.
     detached: true,
     env: { ...process.env, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    // The channel tells it when the tests are gone, however they went.
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   })
+  const { stdout, stderr } = child
+  assert(stdout && stderr)
   const onExit = (): void => killGroup(child)
   process.once('exit', onExit)
   child.once('exit', () => process.off('exit', onExit))
   let log = ''
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+  stderr.setEncoding('utf8').on('data', (text: string) => {
     log += text
   })
   let url: string | undefined
@@ -87,7 +91,7 @@ export const startCluster = async (options: ClusterOptions = {}): Promise<Cluste
       clearTimeout(late)
       reject(new Error(`expertmesh up ended with ${code ?? signal}:\n${log}`))
     })
-    createInterface(child.stdout).on('line', (line) => {
+    createInterface(stdout).on('line', (line) => {
       url ??= /^listening (http:\S+)$/.exec(line)?.[1]
       grpc ??= /^listening grpc (\S+)$/.exec(line)?.[1]
       if (!url || !grpc) return

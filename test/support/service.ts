@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
@@ -28,6 +29,12 @@ export const startWorker = (
 export const startGateway = (flags: readonly string[]): Promise<ServiceProcess> =>
   startService('gateway', ['--listen', '127.0.0.1:0', ...flags], {})
 
+/** Nothing outlives the tests, not even what hangs. */
+const running = new Set<ChildProcess>()
+process.once('exit', () => {
+  for (const child of running) child.kill('SIGKILL')
+})
+
 /** Needs `npm run build`. */
 const startService = async (
   service: 'worker' | 'gateway',
@@ -38,19 +45,19 @@ const startService = async (
   if (!existsSync(main)) throw new Error('dist is missing: run npm run build, or npm test, which does')
   const child = spawn(process.execPath, [main, ...flags], {
     env: { ...process.env, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    // The channel tells it when the tests are gone, however they went.
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   })
-  const kill = (): void => {
-    child.kill('SIGKILL')
-  }
-  process.once('exit', kill)
-  child.once('exit', () => process.off('exit', kill))
+  const { stdout, stderr } = child
+  assert(stdout && stderr)
+  running.add(child)
+  child.once('exit', () => running.delete(child))
   let log = ''
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+  stderr.setEncoding('utf8').on('data', (text: string) => {
     log += text
   })
   const address = await new Promise<string>((resolve, reject) => {
-    createInterface(child.stdout).on('line', (line) => resolve(line.replace(/^listening /, '')))
+    createInterface(stdout).on('line', (line) => resolve(line.replace(/^listening /, '')))
     child.once('close', (status) => reject(new Error(`the process ended with ${status}:\n${log}`)))
   })
   const stop = async (): Promise<number | null> => {
