@@ -5,19 +5,25 @@ import type { Attended } from './attend.ts'
 
 /** Multiplications in one kernel run while calls to workers are out: about 10 ms of one core. Longer, and replies and timers wait. */
 const WORK_PER_RUN = 5e8
+/** And while none are: about 200 ms, so that the engine hears of cancellations. A cut reads all weights: few rows waste memory's bandwidth. */
+const IDLE_WORK_PER_RUN = 1e10
 
-/** The shared experts of a layer, or a dense layer's whole FFN: [T,H]; null where a layer has none. Runs in cuts of rows. */
+/**
+ * The shared experts of a layer, or a dense layer's whole FFN: [T,H]; null where a layer has none. Runs in cuts of rows, small ones
+ * while calls to workers are `out`.
+ */
 export const runShared = async (
   config: ModelConfig,
   session: Session | null,
   layer: number,
   { rows, scale, share }: Attended,
+  out: boolean,
 ): Promise<Float32Array | null> => {
   if (!session) return null
   const { hidden, moe } = config
   const width = config.layers[layer].ffn === 'dense' ? config.denseWidth : moe.sharedWidth
   const T = rows.length / hidden
-  const step = Math.max(1, Math.floor(WORK_PER_RUN / (3 * hidden * width)))
+  const step = Math.max(1, Math.floor((out ? WORK_PER_RUN : IDLE_WORK_PER_RUN) / (3 * hidden * width)))
   const result = new Float32Array(T * hidden)
   for (let begin = 0; begin < T; begin += step) {
     const end = Math.min(T, begin + step)
