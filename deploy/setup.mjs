@@ -4,11 +4,12 @@
  */
 import { spawn } from 'node:child_process'
 import { chmodSync, existsSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { delimiter, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 
 const NODE_MIN = [20, 19]
 const SWIFTSHADER = '/usr/lib/chromium/vk_swiftshader_icd.json'
+const REDIS = ['redis-server', 'valkey-server']
 const APT_LIMIT_MS = 10 * 60_000
 const PARENT_POLL_MS = 500
 const EXIT_INTERRUPTED = 130
@@ -98,14 +99,34 @@ const build = async (project = 'tsconfig.json') => {
   utimesSync(at(...STAMP), begun, begun)
 }
 
-/** The WebGPU tests run on SwiftShader, which Debian ships inside chromium. Without it they are skipped, so nothing here may fail. */
-const installSwiftShader = async () => {
-  if (existsSync(SWIFTSHADER) || process.getuid?.() !== 0 || !existsSync('/usr/bin/apt-get')) return
-  say('installing chromium for its SwiftShader, which the WebGPU tests run on (apt-get; a few minutes)')
+const onPath = (name) => (process.env.PATH ?? '').split(delimiter).some((folder) => existsSync(join(folder, name)))
+
+/** What some tests run on, from Debian's packages. Without it they are skipped, so nothing here may fail. */
+const SYSTEM = [
+  {
+    present: () => existsSync(SWIFTSHADER),
+    name: 'chromium',
+    reason: 'for its SwiftShader, which the WebGPU tests run on (apt-get; a few minutes)',
+    without: 'the WebGPU tests',
+  },
+  {
+    present: () => REDIS.some(onPath),
+    name: 'redis-server',
+    reason: 'which the tests of the shared queue run on (apt-get)',
+    without: 'the tests of the shared queue',
+  },
+]
+
+const installSystem = async () => {
+  const missing = SYSTEM.filter(({ present }) => !present())
+  if (missing.length === 0 || process.getuid?.() !== 0 || !existsSync('/usr/bin/apt-get')) return
   const apt = (...args) => run('apt-get', args, { limitMs: APT_LIMIT_MS, env: { DEBIAN_FRONTEND: 'noninteractive' } })
   await apt('-q', 'update')
-  await apt('-q', '-y', '--no-install-recommends', 'install', 'chromium')
-  if (!existsSync(SWIFTSHADER)) say('it could not be installed (see above): the WebGPU tests will be skipped.')
+  for (const { present, name, reason, without } of missing) {
+    say(`installing ${name} ${reason}`)
+    await apt('-q', '-y', '--no-install-recommends', 'install', name)
+    if (!present()) say(`it could not be installed (see above): ${without} will be skipped.`)
+  }
 }
 
 /** The command line runs inside this process: signals reach it directly and there is one process less to outlive. */
@@ -124,7 +145,7 @@ const endWithNpm = () => {
 }
 
 const test = async (args) => {
-  await installSwiftShader()
+  await installSystem()
   const vitest = at('node_modules', 'vitest', 'vitest.mjs')
   process.exitCode = await run(process.execPath, [vitest, 'run', ...args], { stdout: 'inherit' })
 }
