@@ -22,13 +22,20 @@ export class MeshError extends Error {
   readonly code: Code
   readonly param: string | null
   readonly reason: string | null
+  /** When it is worth trying again, where that is known. */
+  readonly retryAfterSeconds: number | null
 
-  constructor(code: Code, message: string, options: { cause?: unknown; param?: string; reason?: string } = {}) {
+  constructor(
+    code: Code,
+    message: string,
+    options: { cause?: unknown; param?: string; reason?: string; retryAfterSeconds?: number } = {},
+  ) {
     super(message, { cause: options.cause })
     this.name = 'MeshError'
     this.code = code
     this.param = options.param ?? null
     this.reason = options.reason ?? null
+    this.retryAfterSeconds = options.retryAfterSeconds ?? null
   }
 
   /** A MeshError as it is; a gRPC status error keeps its code; anything else becomes INTERNAL with the original as cause. */

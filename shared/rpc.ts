@@ -30,9 +30,10 @@ const RECONNECT_MAX_MS = 2_000
 
 export const EXPERT_SERVICE = 'expertmesh.v1.ExpertService'
 export const INFERENCE_SERVICE = 'expertmesh.v1.InferenceService'
+export const MEMBERSHIP_SERVICE = 'expertmesh.v1.MembershipService'
 
 /** The options `npm run generate` writes the types with. */
-export const loadProto = (name: 'expert' | 'inference'): PackageDefinition =>
+export const loadProto = (name: 'expert' | 'inference' | 'membership'): PackageDefinition =>
   loadSync(join(packageRoot, 'proto', 'expertmesh', 'v1', `${name}.proto`), {
     keepCase: true,
     longs: Number,

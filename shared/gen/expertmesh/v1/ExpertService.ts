@@ -44,6 +44,11 @@ export interface ExpertServiceClient extends grpc.Client {
   unload(argument: _expertmesh_v1_UnloadRequest, options: grpc.CallOptions, callback: grpc.requestCallback<_expertmesh_v1_UnloadResponse__Output>): grpc.ClientUnaryCall;
   unload(argument: _expertmesh_v1_UnloadRequest, callback: grpc.requestCallback<_expertmesh_v1_UnloadResponse__Output>): grpc.ClientUnaryCall;
   
+  Watch(argument: _expertmesh_v1_HoldingsRequest, metadata: grpc.Metadata, options?: grpc.CallOptions): grpc.ClientReadableStream<_expertmesh_v1_HoldingsResponse__Output>;
+  Watch(argument: _expertmesh_v1_HoldingsRequest, options?: grpc.CallOptions): grpc.ClientReadableStream<_expertmesh_v1_HoldingsResponse__Output>;
+  watch(argument: _expertmesh_v1_HoldingsRequest, metadata: grpc.Metadata, options?: grpc.CallOptions): grpc.ClientReadableStream<_expertmesh_v1_HoldingsResponse__Output>;
+  watch(argument: _expertmesh_v1_HoldingsRequest, options?: grpc.CallOptions): grpc.ClientReadableStream<_expertmesh_v1_HoldingsResponse__Output>;
+  
 }
 
 export interface ExpertServiceHandlers extends grpc.UntypedServiceImplementation {
@@ -55,6 +60,8 @@ export interface ExpertServiceHandlers extends grpc.UntypedServiceImplementation
   
   Unload: grpc.handleUnaryCall<_expertmesh_v1_UnloadRequest__Output, _expertmesh_v1_UnloadResponse>;
   
+  Watch: grpc.handleServerStreamingCall<_expertmesh_v1_HoldingsRequest__Output, _expertmesh_v1_HoldingsResponse>;
+  
 }
 
 export interface ExpertServiceDefinition extends grpc.ServiceDefinition {
@@ -62,4 +69,5 @@ export interface ExpertServiceDefinition extends grpc.ServiceDefinition {
   Holdings: MethodDefinition<_expertmesh_v1_HoldingsRequest, _expertmesh_v1_HoldingsResponse, _expertmesh_v1_HoldingsRequest__Output, _expertmesh_v1_HoldingsResponse__Output>
   Load: MethodDefinition<_expertmesh_v1_LoadRequest, _expertmesh_v1_LoadResponse, _expertmesh_v1_LoadRequest__Output, _expertmesh_v1_LoadResponse__Output>
   Unload: MethodDefinition<_expertmesh_v1_UnloadRequest, _expertmesh_v1_UnloadResponse, _expertmesh_v1_UnloadRequest__Output, _expertmesh_v1_UnloadResponse__Output>
+  Watch: MethodDefinition<_expertmesh_v1_HoldingsRequest, _expertmesh_v1_HoldingsResponse, _expertmesh_v1_HoldingsRequest__Output, _expertmesh_v1_HoldingsResponse__Output>
 }

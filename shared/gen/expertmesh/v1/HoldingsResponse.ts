@@ -11,6 +11,8 @@ export interface HoldingsResponse {
   'device'?: (string);
   'numeric_class'?: (string);
   'threads'?: (number);
+  'rows_per_second'?: (number | string);
+  'draining'?: (boolean);
 }
 
 export interface HoldingsResponse__Output {
@@ -21,4 +23,6 @@ export interface HoldingsResponse__Output {
   'device': (string);
   'numeric_class': (string);
   'threads': (number);
+  'rows_per_second': (number);
+  'draining': (boolean);
 }
