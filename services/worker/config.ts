@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { isAddress, isUnspecified } from '../../shared/address.ts'
 import { Code, invalid, MeshError } from '../../shared/errors.ts'
 import { coresAllowed, memoryAllowedBytes } from '../../shared/machine.ts'
 import type { Device } from '../../shared/model/session.ts'
@@ -19,6 +20,13 @@ export type WorkerConfig = {
   memoryLimitBytes: number
   maxFrameBytes: number
   maxQueuedFrames: number
+  /** gRPC addresses of gateways to register at. */
+  gateways: readonly string[]
+  /** Redis to register in. */
+  redis: string | null
+  /** What they are to dial; null: where it listens. */
+  advertise: string | null
+  drainTimeoutMs: number
   token: string | null
   /** Listens off loopback without a token: the operator asked for it. */
   exposed: boolean
@@ -36,8 +44,11 @@ Examples:
   expertmesh worker                                            one worker on this machine, port 7070
   expertmesh worker --listen unix:/run/expertmesh/a.sock       for a gateway on the same machine (fastest)
   expertmesh worker --listen 0.0.0.0:7070 --token-file token   for gateways elsewhere
+  expertmesh worker --listen 0.0.0.0:7070 --token-file token --gateway gateway.lan:9090
+                                                               joins a gateway that runs with --join
 
-A worker holds nothing until a gateway tells it what to load. It says "listening ADDRESS" when it is ready.`
+A worker holds nothing until a gateway tells it what to load. It says "listening ADDRESS" when it is ready.
+At SIGTERM it goes on answering until the gateways that use it have its experts elsewhere; at a second one it ends at once.`
 
 type Flags = {
   listen: string
@@ -49,6 +60,10 @@ type Flags = {
   memoryMib: number
   maxFrameMib: number
   maxQueuedFrames: number
+  gateway: string[]
+  redis?: string
+  advertise?: string
+  drainTimeoutMs: number
   tokenFile?: string
   insecure: boolean
 }
@@ -92,6 +107,21 @@ export const workerCommand = (env: NodeJS.ProcessEnv = process.env): Command => 
     )
     .option('--max-frame-mib <n>', 'largest frame and answer', atLeast(1, FRAME_MIB_MAX), 64)
     .option('--max-queued-frames <n>', 'unanswered frames per gateway', atLeast(1, 1_000_000), 1024)
+    .option('--gateway <address>', 'gRPC address of a gateway with --join to register at; may be repeated', append, [])
+    .option(
+      '--redis <url>',
+      'Redis of gateways with --join to register in (default: $REDIS_URL where others can dial this worker, else none)',
+    )
+    .option(
+      '--advertise <address>',
+      'what gateways dial: HOST:PORT or unix:PATH (default: where it listens; for 0.0.0.0, the address they see it call from)',
+    )
+    .option(
+      '--drain-timeout-ms <n>',
+      'longest time from SIGTERM for gateways to have its experts elsewhere',
+      atLeast(0),
+      30_000,
+    )
     .option('--token-file <file>', 'gateways must present the token in this file')
     .option('--insecure', 'allow listening beyond this machine without a token', false)
     .addHelpText('after', HELP)
@@ -107,7 +137,19 @@ export const parseWorkerConfig = (argv: readonly string[], env: NodeJS.ProcessEn
   command.parse([...argv], { from: 'user' })
   const flags = command.opts<Flags>()
   const { listen, computeThreads, threads } = flags
-  checkAddress(listen)
+  for (const [flag, given] of [
+    ['listen', listen],
+    ['advertise', flags.advertise],
+  ] as const)
+    checkAddress(flag, given)
+  for (const gateway of flags.gateway) checkAddress('gateway', gateway)
+  // An address that only this machine can dial is of no use to others, unless it is meant.
+  const registers = flags.advertise !== undefined || !isLocal(listen)
+  const redis = flags.redis ?? ((registers && env.REDIS_URL) || null)
+  if (redis !== null && flags.advertise === undefined && isUnspecified(listen)) {
+    const cause = `nobody can dial ${listen}, and Redis does not show where a worker is`
+    throw invalid(`${cause}: give --advertise HOST:PORT`, 'advertise')
+  }
   if (computeThreads > threads) {
     throw invalid(
       `--compute-threads ${computeThreads} needs --threads of at least as many, and it is ${threads}`,
@@ -134,15 +176,18 @@ export const parseWorkerConfig = (argv: readonly string[], env: NodeJS.ProcessEn
     memoryLimitBytes: flags.memoryMib * MIB,
     maxFrameBytes: flags.maxFrameMib * MIB,
     maxQueuedFrames: flags.maxQueuedFrames,
+    gateways: flags.gateway,
+    redis,
+    advertise: flags.advertise ?? null,
+    drainTimeoutMs: flags.drainTimeoutMs,
     token,
     exposed,
   })
 }
 
-const checkAddress = (listen: string): void => {
-  const port = Number(/^(?:\[[0-9a-fA-F:]+\]|[^:/\s]+):(\d{1,5})$/.exec(listen)?.[1] ?? Number.NaN)
-  if (/^unix:.+/.test(listen) || (port >= 0 && port <= 65535)) return
-  throw invalid(`--listen ${listen} is neither HOST:PORT nor unix:PATH`, 'listen')
+const checkAddress = (flag: string, given: string | undefined): void => {
+  if (given === undefined || isAddress(given)) return
+  throw invalid(`--${flag} ${given} is neither HOST:PORT nor unix:PATH`, flag)
 }
 
 /** Reachable from this machine alone. */

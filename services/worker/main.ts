@@ -3,7 +3,7 @@ import { type Logger, pino } from 'pino'
 import { MeshError } from '../../shared/errors.ts'
 import { FRAME_HEAD_BYTES } from '../../shared/frame.ts'
 import { onParentLost } from '../../shared/lifeline.ts'
-import { numericClass } from '../../shared/model/probe.ts'
+import { expertRate, numericClass } from '../../shared/model/probe.ts'
 import {
   addHealth,
   addReflection,
@@ -17,19 +17,25 @@ import {
 import { parseWorkerConfig, type WorkerConfig } from './config.ts'
 import { createForward } from './forward.ts'
 import { Hold } from './hold.ts'
+import { joinGateway } from './join.ts'
 import { Lane } from './lane.ts'
 import { visibleModels } from './models.ts'
-import { expertHandlers } from './service.ts'
+import { registerWorker } from './register.ts'
+import { expertHandlers, holdingsOf } from './service.ts'
+import { openWatch } from './watch.ts'
 
 /** Longest wait for accepted frames at the end. */
-const DRAIN_LIMIT_MS = 10_000
+const ANSWER_LIMIT_MS = 10_000
 /** Streams of gateways never end by themselves; they are broken after this. */
 const CLOSE_LIMIT_MS = 500
 
 export type RunningWorker = {
   /** What a client dials. */
   address: string
-  /** Answers accepted frames, then ends. */
+  /**
+   * Says that it drains, goes on answering until no gateway needs it or --drain-timeout-ms have passed, then ends: frames that
+   * come later are refused, accepted ones answered.
+   */
   close(): Promise<void>
 }
 
@@ -54,20 +60,33 @@ export const runWorker = async (
   const forward = createForward(hold, lanes, config)
   const proto = loadProto('expert')
   const server = createServer({ token: config.token, maxMessageBytes: config.maxFrameBytes + FRAME_HEAD_BYTES })
-  const facts = { device, numericClass: measured, threads: computeThreads * threads }
-  server.addService(expertService(proto), expertHandlers(hold, forward, facts))
+  let draining = false
+  const rowsPerSecond = computeThreads * (await expertRate({ device, threads }))
+  const facts = { device, numericClass: measured, threads: computeThreads * threads, rowsPerSecond }
+  const holdings = () => holdingsOf(hold, facts, draining)
+  const watch = openWatch(holdings)
+  server.addService(expertService(proto), expertHandlers({ hold, forward, watch, holdings }))
   addReflection(server, proto)
   const setServing = addHealth(server, EXPERT_SERVICE)
   const address = await listen(server, config.listen)
   setServing(true)
   for (const { dir, precision, hash } of models) log.info({ dir, precision, hash }, 'model')
-  log.info({ address, device, threads: facts.threads, numericClass: measured }, 'listening')
+  const advertised = config.advertise ?? address
+  const leave: (() => void | Promise<void>)[] = config.gateways.map((gateway) =>
+    joinGateway({ gateway, address: advertised, token: config.token, log }),
+  )
+  if (config.redis !== null) leave.push(registerWorker(config.redis, advertised, log))
+  log.info({ address, device, threads: facts.threads, numericClass: measured, rowsPerSecond }, 'listening')
   return {
     address,
     close: async () => {
       setServing(false)
+      draining = true
+      await Promise.all(leave.map((each) => each()))
+      await within(watch.unwatched(), config.drainTimeoutMs)
+      watch.close()
       hold.close()
-      await within(forward.drain(), DRAIN_LIMIT_MS)
+      await within(forward.drain(), ANSWER_LIMIT_MS)
       await closeServer(server, CLOSE_LIMIT_MS)
       await Promise.all(lanes.map((lane) => lane.close()))
     },
@@ -92,7 +111,10 @@ const main = async (): Promise<void> => {
   }
   try {
     const worker = await runWorker(parseWorkerConfig(process.argv.slice(2)), { log, onDeath: die })
+    let ending = false
     const end = (): void => {
+      if (ending) return
+      ending = true
       process.once('SIGTERM', () => process.exit(1))
       process.once('SIGINT', () => process.exit(1))
       log.info('draining')

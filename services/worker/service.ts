@@ -7,32 +7,40 @@ import type { UnloadResponse } from '../../shared/gen/expertmesh/v1/UnloadRespon
 import { statusOf } from '../../shared/status.ts'
 import type { Forward } from './forward.ts'
 import type { Hold } from './hold.ts'
+import type { Watch } from './watch.ts'
 
 /** What a worker says of itself besides what it holds. */
-export type WorkerFacts = { device: string; numericClass: string; threads: number }
+export type WorkerFacts = { device: string; numericClass: string; threads: number; rowsPerSecond: number }
+
+export const holdingsOf = (hold: Hold, facts: WorkerFacts, draining: boolean): HoldingsResponse => ({
+  models: hold.held(),
+  visible: hold.visible,
+  held_bytes: hold.heldBytes,
+  memory_limit_bytes: hold.memoryLimitBytes,
+  device: facts.device,
+  numeric_class: facts.numericClass,
+  threads: facts.threads,
+  rows_per_second: facts.rowsPerSecond,
+  draining,
+})
+
+type Parts = { hold: Hold; forward: Forward; watch: Watch; holdings: () => HoldingsResponse }
 
 /** The handlers of ExpertService. */
-export const expertHandlers = (hold: Hold, forward: Forward, facts: WorkerFacts): UntypedServiceImplementation => ({
+export const expertHandlers = ({ hold, forward, watch, holdings }: Parts): UntypedServiceImplementation => ({
   Forward: forward.serve,
   Load: unary(async ({ model, experts }: LoadRequest__Output): Promise<LoadResponse> => {
     const loaded = await hold.load(model, experts)
+    if (loaded > 0) watch.changed()
     return { loaded, held_bytes: hold.heldBytes }
   }),
   Unload: unary(async ({ model, experts }: UnloadRequest__Output): Promise<UnloadResponse> => {
     const unloaded = await hold.unload(model, experts)
+    if (unloaded > 0) watch.changed()
     return { unloaded, held_bytes: hold.heldBytes }
   }),
-  Holdings: unary(
-    async (): Promise<HoldingsResponse> => ({
-      models: hold.held(),
-      visible: hold.visible,
-      held_bytes: hold.heldBytes,
-      memory_limit_bytes: hold.memoryLimitBytes,
-      device: facts.device,
-      numeric_class: facts.numericClass,
-      threads: facts.threads,
-    }),
-  ),
+  Holdings: unary(async () => holdings()),
+  Watch: watch.serve,
 })
 
 const unary =

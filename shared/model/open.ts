@@ -57,10 +57,7 @@ export const describeModel: Family = (keys, generation, holds) => {
  */
 export const openModel = async (dir: string): Promise<Model> => {
   const folder = resolve(dir)
-  const keys = await readConfig(join(folder, 'config.json'))
-  if (!keys) throw broken(`${folder} has no config.json; name the folder of a Hugging Face checkpoint`)
-  const generation =
-    (await readConfig(join(folder, 'generation_config.json'))) ?? readKeys({}, 'generation_config.json')
+  const { keys, generation } = await readFolder(folder)
   // Before the files are opened, so that an unsupported model is called that, and not a checkpoint that lacks files.
   describeModel(keys, generation, () => false)
   const checkpoint = await openCheckpoint(folder)
@@ -80,6 +77,23 @@ export const openModel = async (dir: string): Promise<Model> => {
     await checkpoint.close()
     throw error
   }
+}
+
+/**
+ * The canonical form of a folder's config.json, where the weights need not be there.
+ * @throws MeshError FAILED_PRECONDITION naming the file or key at fault.
+ */
+export const readModelConfig = async (dir: string): Promise<{ name: string; config: ModelConfig }> => {
+  const folder = resolve(dir)
+  const { keys, generation } = await readFolder(folder)
+  return { name: basename(folder), config: describeModel(keys, generation, () => false).config }
+}
+
+const readFolder = async (folder: string): Promise<{ keys: Keys; generation: Keys }> => {
+  const keys = await readConfig(join(folder, 'config.json'))
+  if (!keys) throw broken(`${folder} has no config.json; name the folder of a Hugging Face checkpoint`)
+  const generation = await readConfig(join(folder, 'generation_config.json'))
+  return { keys, generation: generation ?? readKeys({}, 'generation_config.json') }
 }
 
 /** Everything that a model reads from its checkpoint, in the order of layers. Tied tensors come twice. */
