@@ -4,18 +4,35 @@ import type { ModelConfig } from '../../../shared/model/config.ts'
 import type { Model } from '../../../shared/model/open.ts'
 import { partGraph } from '../../../shared/model/part.ts'
 import type { GatewayConfig } from '../config.ts'
-import { type ExpertSpace, type Home, locate, missing, place, type Topology, topologyOf } from './locate.ts'
-import { checkClasses, controlWorker, type Holdings, reachWorker, type WorkerControl } from './workers.ts'
+import { openAdmission } from './admit.ts'
+import type { State } from './health.ts'
+import { LiveFleet, slotsOf } from './live.ts'
+import { type Expert, type ExpertSpace, type Topology, tooSmall } from './locate.ts'
+import type { Member } from './member.ts'
+import type { Rebalance } from './rebalance.ts'
+import { namedWorkers, type Source } from './roster.ts'
+import { checkRules } from './rules.ts'
+import { controlWorker, type Holdings, reachWorker } from './workers.ts'
 
-/** The workers of one gateway, each with its share of the experts loaded. */
+/** The workers of one gateway as they come and go, and the experts they hold. */
 export type Fleet = {
-  /** null without workers: the experts live in the gateway. */
-  topology: Topology | null
-  /** Address of the worker that runs an expert, or "gateway". */
-  holder(layer: number, expert: number): string
-  /** Experts no live worker holds, as of the last look. */
-  missing(): readonly { layer: number; expert: number }[]
-  close(): void
+  /** What live workers hold as of now; null without workers: the experts live in the gateway. */
+  readonly topology: Topology | null
+  /** Hands on the present topology and every later one; what it returns settles when nothing more is sent to where an earlier one led. */
+  onTopology(take: (topology: Topology) => void | Promise<void>): void
+  /** Experts no live worker holds. */
+  readonly missing: () => readonly Expert[]
+  members(): readonly Member[]
+  /** Experts on their way into workers. */
+  loads(): number
+  /** The engine thinks otherwise of a worker: a lost one is asked at once, what an ejected one holds is loaded elsewhere too, a liar is left out. */
+  judge(address: string, state: State): void
+  /** Levels the load; null without workers. */
+  readonly rebalance: Rebalance | null
+  /** Leaves everything as it is, because the gateway is about to end. */
+  rest(): void
+  /** Lets all workers go. */
+  close(): Promise<void>
 }
 
 /** The routed experts of a model. */
@@ -24,79 +41,88 @@ export const spaceOf = ({ layers, moe }: ModelConfig): ExpertSpace => ({
   experts: moe.experts,
 })
 
-const LOOK_INTERVAL_MS = 1_000
-
 type Facts = { hash: string; ownClass: string; log: Logger }
 
+const localFleet: Fleet = {
+  topology: null,
+  onTopology: () => {},
+  missing: () => [],
+  members: () => [],
+  loads: () => 0,
+  judge: () => {},
+  rebalance: null,
+  rest: () => {},
+  close: async () => {},
+}
+
 /**
- * Reaches the workers, deals the experts out and has them loaded.
- * @throws MeshError what a worker refused with, naming it; UNAVAILABLE when one is not there in time.
+ * Reaches the workers and has the experts loaded. With named workers alone it resolves when all are there and every expert is
+ * held; where other sources name workers, at once, and whoever comes is used.
+ * @throws MeshError what a named worker refused with, naming it; UNAVAILABLE when one is not there in time.
  */
-export const gather = async (
+export const openFleet = async (
   options: GatewayConfig,
   { config }: Model,
   { hash, ownClass, log }: Facts,
+  sources: readonly Source[],
 ): Promise<Fleet> => {
-  const { token, startTimeoutMs: limitMs } = options
-  if (options.workers.length === 0)
-    return { topology: null, holder: () => 'gateway', missing: () => [], close: () => {} }
-  const workers = options.workers.map((address) => controlWorker({ address, token }))
-  const found = await Promise.all(workers.map((worker) => reachWorker(worker, { limitMs })))
-  checkClasses(
-    ownClass,
-    found.map(({ device, numericClass }, i) => ({ address: workers[i].address, device, numericClass })),
-  )
-
-  for (const [i, { device }] of found.entries()) {
-    if (device === 'cpu' || options.precision === 'fp32') continue
-    const cause = `worker ${options.workers[i]} runs on ${device}, and ${options.precision} runs on CPUs alone`
-    throw new MeshError(Code.FAILED_PRECONDITION, `${cause}: use --precision fp32, or workers with --device cpu`)
-  }
-
+  const { workers, token, precision, startTimeoutMs: limitMs } = options
+  if (workers.length + sources.length === 0) return localFleet
+  const admit = openAdmission({ numericClass: ownClass, model: hash, precision })
   const space = spaceOf(config)
-  const expertBytes = partGraph(config, { kind: 'expert', layer: 0, expert: 0 }, options.precision).shardBytes
-  const room = found.map(({ memoryLimitBytes, heldBytes, models }) => {
-    const ours = (models.get(hash) ?? []).reduce((sum, { experts }) => sum + experts.length, 0)
-    return { memoryBytes: memoryLimitBytes - heldBytes + ours * expertBytes }
-  })
-  const homes = place({ ...space, expertBytes }, room)
-  await Promise.all(
-    workers.map(async (worker, i) => {
-      const { loaded } = await worker.load(hash, homes[i], limitMs)
-      log.info({ worker: worker.address, loaded }, 'experts loaded')
-    }),
-  )
-  const watch = watchCoverage(workers, space, homes, hash)
-  const topology = topologyOf(1, options.workers, homes)
-  return {
-    topology,
-    holder: (layer, expert) => options.workers[locate(topology, layer, expert)[0]],
-    missing: watch.missing,
-    close() {
-      watch.stop()
-      for (const worker of workers) worker.close()
-    },
+  checkRules(options.placementRules, space)
+  const expertBytes = partGraph(config, { kind: 'expert', layer: 0, expert: 0 }, precision).shardBytes
+  if (sources.length === 0) {
+    const found = await reachAll(workers, { token, limitMs })
+    admit(workers.map((address, i) => ({ address, holdings: found[i] })))
+    checkRoom(
+      space,
+      expertBytes,
+      found.map((holdings) => slotsOf(holdings, hash, expertBytes)),
+    )
+  }
+  const fleet = new LiveFleet({ ...options, space, expertBytes, model: hash, log, admit }, [
+    namedWorkers(workers),
+    ...sources,
+  ])
+  try {
+    if (sources.length === 0) await inTime(fleet, limitMs)
+    return fleet
+  } catch (error) {
+    fleet.rest()
+    await fleet.close()
+    throw error
   }
 }
 
-/** Asks every worker once a second what it holds: a dead one must show in /readyz before a request finds out. */
-const watchCoverage = (
-  workers: readonly WorkerControl[],
-  space: ExpertSpace,
-  placed: readonly Home[],
-  hash: string,
-) => {
-  const homes = [...placed]
-  const held = ({ models }: Holdings): Home => models.get(hash) ?? []
-  const look = (worker: WorkerControl, i: number): Promise<void> =>
-    worker.holdings().then(
-      (holdings) => {
-        homes[i] = held(holdings)
-      },
-      () => {
-        homes[i] = []
-      },
-    )
-  const timer = setInterval(() => workers.forEach(look), LOOK_INTERVAL_MS)
-  return { missing: () => missing(space, homes), stop: () => clearInterval(timer) }
+const reachAll = (
+  addresses: readonly string[],
+  { token, limitMs }: { token: string | null; limitMs: number },
+): Promise<Holdings[]> =>
+  Promise.all(
+    addresses.map(async (address) => {
+      const worker = controlWorker({ address, token })
+      try {
+        return await reachWorker(worker, { limitMs })
+      } finally {
+        worker.close()
+      }
+    }),
+  )
+
+const inTime = async (fleet: LiveFleet, limitMs: number): Promise<void> => {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      const cause = `${fleet.missing().length} experts are held by no worker after ${limitMs} ms`
+      reject(new MeshError(Code.UNAVAILABLE, `${cause}: see the log above, or raise --start-timeout-ms`))
+    }, limitMs)
+  })
+  await Promise.race([fleet.settled, late]).finally(() => clearTimeout(timer))
+}
+
+const checkRoom = (space: ExpertSpace, expertBytes: number, slots: readonly number[]): void => {
+  const needed = space.layers.length * space.experts
+  const room = slots.reduce((sum, count) => sum + count, 0)
+  if (room < needed) throw tooSmall(needed, room, expertBytes)
 }

@@ -5,6 +5,8 @@ import type { LayerExperts } from '../../../shared/model/part.ts'
 /** The routed experts of a model: those of every sparse layer, numbered over the whole model. */
 export type ExpertSpace = { layers: readonly number[]; experts: number }
 
+export type Expert = { layer: number; expert: number }
+
 /** One worker's experts of one model. */
 export type Home = readonly LayerExperts[]
 
@@ -17,48 +19,20 @@ export type Topology = {
   replicas: readonly (readonly (readonly number[])[])[]
 }
 
-/**
- * Deals every expert to one worker, in proportion to the workers' memory: within each layer too, so that no layer waits for
- * one machine. Smooth weighted round robin: each worker gains its weight per turn, the richest is dealt to and pays the sum.
- * @param expertBytes what one expert takes; a full worker is dealt no more.
- * @returns one home per worker, layers and experts ascending.
- * @throws MeshError RESOURCE_EXHAUSTED when the workers together are too small.
- */
-export const place = (
-  space: ExpertSpace & { expertBytes: number },
-  workers: readonly { memoryBytes: number }[],
-): Home[] => {
-  const room = workers.map(({ memoryBytes }) => Math.floor(memoryBytes / space.expertBytes))
-  const total = room.reduce((sum, count) => sum + count, 0)
-  const needed = space.layers.length * space.experts
-  if (total < needed) throw tooSmall(needed, total, space.expertBytes)
-  const credit = workers.map(() => 0)
-  const dealt = workers.map(() => new Map<number, number[]>())
-  const left = [...room]
-  for (const layer of space.layers) {
-    for (let expert = 0; expert < space.experts; expert += 1) {
-      const worker = richest(credit, room, left)
-      left[worker] -= 1
-      dealt[worker].set(layer, [...(dealt[worker].get(layer) ?? []), expert])
-    }
-  }
-  return dealt.map((layers) => [...layers].map(([layer, experts]) => ({ layer, experts })))
+/** @returns one home, layers and experts ascending. */
+export const homeOf = (experts: readonly Expert[]): LayerExperts[] => {
+  const layers = new Map<number, number[]>()
+  for (const { layer, expert } of experts) layers.set(layer, [...(layers.get(layer) ?? []), expert])
+  return [...layers]
+    .sort(([a], [b]) => a - b)
+    .map(([layer, ids]) => ({ layer, experts: [...new Set(ids)].sort((a, b) => a - b) }))
 }
 
-const richest = (credit: number[], room: readonly number[], left: readonly number[]): number => {
-  let best = -1
-  let weights = 0
-  for (let worker = 0; worker < room.length; worker += 1) {
-    if (left[worker] === 0) continue
-    credit[worker] += room[worker]
-    weights += room[worker]
-    if (best < 0 || credit[worker] > credit[best]) best = worker
-  }
-  credit[best] -= weights
-  return best
-}
+export const expertsOf = (home: Home): Expert[] =>
+  home.flatMap(({ layer, experts }) => experts.map((expert) => ({ layer, expert })))
 
-const tooSmall = (needed: number, room: number, expertBytes: number): MeshError => {
+/** The workers together hold fewer experts than the model has. */
+export const tooSmall = (needed: number, room: number, expertBytes: number): MeshError => {
   const missing = Math.ceil(((needed - room) * expertBytes) / 2 ** 20)
   const cause = `the model has ${needed} experts of ${(expertBytes / 2 ** 20).toFixed(1)} MiB and the workers have room for ${room}`
   return new MeshError(
@@ -68,8 +42,8 @@ const tooSmall = (needed: number, room: number, expertBytes: number): MeshError 
 }
 
 /** Experts that none of these homes holds, in ascending order. */
-export const missing = (space: ExpertSpace, homes: readonly Home[]): { layer: number; expert: number }[] => {
-  const held = new Set(homes.flat().flatMap(({ layer, experts }) => experts.map((expert) => `${layer}/${expert}`)))
+export const missing = (space: ExpertSpace, homes: readonly Home[]): Expert[] => {
+  const held = new Set(homes.flatMap(expertsOf).map(({ layer, expert }) => `${layer}/${expert}`))
   const all = space.layers.flatMap((layer) => Array.from({ length: space.experts }, (_, expert) => ({ layer, expert })))
   return all.filter(({ layer, expert }) => !held.has(`${layer}/${expert}`))
 }
@@ -80,7 +54,7 @@ export const coverage = (space: ExpertSpace, homes: readonly Home[]): number => 
   return total === 0 ? 1 : 1 - missing(space, homes).length / total
 }
 
-/** The topology in which workers[i] holds homes[i]. */
+/** The topology in which workers[i] holds homes[i]. Which replica comes first changes from expert to expert. */
 export const topologyOf = (version: number, workers: readonly string[], homes: readonly Home[]): Topology => {
   const replicas: number[][][] = []
   for (const [worker, home] of homes.entries()) {
@@ -92,7 +66,13 @@ export const topologyOf = (version: number, workers: readonly string[], homes: r
       }
     }
   }
-  return { version, workers, replicas }
+  const turned = replicas.map((experts, layer) => experts.map((holders, expert) => turn(holders, layer + expert)))
+  return { version, workers, replicas: turned }
+}
+
+const turn = (holders: readonly number[], by: number): number[] => {
+  const first = by % Math.max(1, holders.length)
+  return [...holders.slice(first), ...holders.slice(0, first)]
 }
 
 /**
@@ -105,4 +85,27 @@ export const locate = (topology: Topology, layer: number, expert: number): reado
   throw new MeshError(Code.UNAVAILABLE, `no worker holds (layer ${layer}, expert ${expert})`, {
     reason: 'expert_missing',
   })
+}
+
+/** A worker as a topology sees it. */
+export type Holder = { address: string; holds: Home; leaving: boolean }
+
+/**
+ * The topology of these workers; `before` itself where it says the same. One that is leaving is named for those experts alone
+ * that none listed before it holds: list those that stay first.
+ */
+export const nextTopology = (before: Topology, holders: readonly Holder[]): Topology => {
+  const held = new Set<string>()
+  const named = holders.flatMap(({ address, holds, leaving }) => {
+    const experts = expertsOf(holds).filter(({ layer, expert }) => !(leaving && held.has(`${layer}/${expert}`)))
+    for (const { layer, expert } of experts) held.add(`${layer}/${expert}`)
+    return experts.length > 0 ? [{ address, home: homeOf(experts) }] : []
+  })
+  const next = topologyOf(
+    before.version + 1,
+    named.map(({ address }) => address),
+    named.map(({ home }) => home),
+  )
+  const text = ({ workers, replicas }: Topology): string => JSON.stringify([workers, replicas])
+  return text(next) === text(before) ? before : next
 }

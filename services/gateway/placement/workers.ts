@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import {
   type Client,
+  type ClientReadableStream,
   credentials,
   type Metadata,
   makeGenericClientConstructor,
@@ -31,13 +32,22 @@ export type Holdings = {
   device: string
   numericClass: string
   threads: number
+  /** Token rows through a reference expert per second, as measured when it started. */
+  rowsPerSecond: number
+  /** It is about to end. */
+  draining: boolean
 }
 
 /** The control plane of one worker, on a connection of its own: nothing here waits behind frames. */
 export type WorkerControl = {
   readonly address: string
-  /** @throws MeshError UNAVAILABLE or UNAUTHENTICATED. */
-  holdings(): Promise<Holdings>
+  /** @throws MeshError UNAVAILABLE or UNAUTHENTICATED, DEADLINE_EXCEEDED after limitMs. */
+  holdings(limitMs?: number): Promise<Holdings>
+  /**
+   * Tells what it holds: at once, at every change, and once a second. onEnd is told once why it ended, unless the returned
+   * function ended it. While this is under way the worker takes it that it is needed.
+   */
+  watch(onHoldings: (holdings: Holdings) => void, onEnd: (error: MeshError) => void): () => void
   /**
    * Resolves when all of these can run, which may include converting their weights: pass a limit that allows for it.
    * @throws MeshError RESOURCE_EXHAUSTED when they do not fit, NOT_FOUND when the worker does not see the model.
@@ -62,6 +72,7 @@ type ControlClient = Client & {
   Holdings: Method<HoldingsResponse__Output>
   Load: Method<LoadResponse__Output>
   Unload: Method<UnloadResponse__Output>
+  Watch(request: object, metadata: Metadata): ClientReadableStream<HoldingsResponse__Output>
 }
 
 export const controlWorker = ({ address, token }: { address: string; token: string | null }): WorkerControl => {
@@ -69,6 +80,10 @@ export const controlWorker = ({ address, token }: { address: string; token: stri
   const options = channelOptions(MAX_MESSAGE_BYTES)
   const client = new Constructor(address, credentials.createInsecure(), options) as unknown as ControlClient
   const metadata = tokenMetadata(token)
+  const named = (thrown: unknown): MeshError => {
+    const { code, message } = MeshError.from(thrown)
+    return new MeshError(code, `worker ${address}: ${message}`, { cause: thrown })
+  }
   const ask = async <Response>(method: Method<Response>, request: object, limitMs: number): Promise<Response> => {
     const deadline = new Date(Date.now() + limitMs)
     try {
@@ -78,13 +93,28 @@ export const controlWorker = ({ address, token }: { address: string; token: stri
         )
       })
     } catch (error) {
-      const { code, message } = MeshError.from(error)
-      throw new MeshError(code, `worker ${address}: ${message}`, { cause: error })
+      throw named(error)
     }
   }
   return {
     address,
-    holdings: async () => holdingsOf(await ask(client.Holdings, {}, ASK_LIMIT_MS)),
+    holdings: async (limitMs = ASK_LIMIT_MS) => holdingsOf(await ask(client.Holdings, {}, limitMs)),
+    watch(onHoldings, onEnd) {
+      const stream = client.Watch({}, metadata)
+      let over = false
+      const end = (error: unknown): void => {
+        if (over) return
+        over = true
+        onEnd(named(error))
+      }
+      stream.on('data', (response) => over || onHoldings(holdingsOf(response)))
+      stream.on('error', end)
+      stream.on('end', () => end(new MeshError(Code.UNAVAILABLE, 'it has ended')))
+      return () => {
+        over = true
+        stream.cancel()
+      }
+    },
     load: async (model, experts, limitMs) => {
       const { loaded, held_bytes } = await ask(client.Load, { model, experts }, limitMs)
       return { loaded, heldBytes: held_bytes }
@@ -105,6 +135,8 @@ const holdingsOf = (response: HoldingsResponse__Output): Holdings => ({
   device: response.device,
   numericClass: response.numeric_class,
   threads: response.threads,
+  rowsPerSecond: response.rows_per_second,
+  draining: response.draining,
 })
 
 /**
