@@ -65,7 +65,7 @@ export class RunningEngine {
 
   submit(request: GenerationRequest): void {
     const arrival = this.#arrivals++
-    this.#waiting.push({ request, ids: [...request.prompt], cached: 0, status: 'waiting', arrival })
+    this.#waiting.push({ request, ids: [...request.prompt, ...request.resume], cached: 0, status: 'waiting', arrival })
     this.#wake()
   }
 
@@ -213,5 +213,6 @@ const scorePrompt = (
     if (logits) logprobs.push(tokenLogprob(logits, request.prompt[position + 1], request.logprobs ?? 0))
   }
   if (begin > 0 && logprobs.length === 0) return []
-  return [{ kind: 'prompt', id: request.id, logprobs: begin === 0 ? [null, ...logprobs] : logprobs }]
+  if (begin === 0) return [{ kind: 'prompt', id: request.id, begin, logprobs: [null, ...logprobs] }]
+  return [{ kind: 'prompt', id: request.id, begin: begin + 1, logprobs }]
 }

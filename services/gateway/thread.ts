@@ -2,14 +2,16 @@ import assert from 'node:assert/strict'
 import { parentPort, workerData } from 'node:worker_threads'
 import { openExperts } from '../../shared/model/experts.ts'
 import { RunningEngine } from './engine.ts'
-import { connectWorker } from './forward/channel.ts'
-import type { Locate, Runner } from './forward/dispatch.ts'
+import type { Arrived, Runners } from './forward/dispatch.ts'
 import { closeForward, kernelMs, openForward } from './forward/open.ts'
+import { connectRemote } from './forward/remote.ts'
 import type { Routes } from './forward/route.ts'
 import type { Forward, LayerTimes } from './forward/step.ts'
-import { localRunner } from './placement/local.ts'
-import { locate } from './placement/locate.ts'
-import type { EngineReport, EngineSetup, FromEngine, ToEngine } from './port.ts'
+import { localRunners } from './placement/local.ts'
+import type { Topology } from './placement/locate.ts'
+import { openReferee } from './placement/referee.ts'
+import { WorkerRunners } from './placement/runners.ts'
+import type { EngineReport, EngineSetup, FaultReport, FromEngine, ToEngine } from './port.ts'
 
 /**
  * The engine's thread: kernels block it, so the API, timers and the control plane live in another. Everything of the engine is
@@ -20,17 +22,18 @@ const REPORT_INTERVAL_MS = 250
 type Taker = (message: ToEngine) => void
 
 const run = async (setup: EngineSetup, send: (message: FromEngine) => void): Promise<Taker> => {
-  const runners = setup.topology ? await connectWorkers(setup) : await openLocalExperts(setup)
+  const { topology } = setup
+  const experts = topology ? connectWorkers(setup, topology, send) : await openLocalExperts(setup)
   const tally = startTally()
   const forward = await openForward({
     ...setup,
-    locate: runners.locate,
+    runners: experts.runners,
     limits: setup.dispatch,
     observe: tally.observe,
   })
   const engine = new RunningEngine(forward, setup.limits, (events) => send({ kind: 'events', events }))
   const reporting = setInterval(
-    () => send({ kind: 'report', report: tally.take(forward, engine.counts()) }),
+    () => send({ kind: 'report', report: { ...tally.take(forward, engine.counts()), ...experts.report() } }),
     REPORT_INTERVAL_MS,
   )
 
@@ -38,48 +41,60 @@ const run = async (setup: EngineSetup, send: (message: FromEngine) => void): Pro
     clearInterval(reporting)
     await engine.stop()
     await closeForward(forward)
-    await runners.close()
+    await experts.close()
     send({ kind: 'stopped' })
     parentPort?.close()
+  }
+  const apply = async (topology: Topology): Promise<void> => {
+    await experts.setTopology(topology)
+    send({ kind: 'applied', version: topology.version })
   }
   send({ kind: 'ready', contextLength: forward.config.contextLength })
   return (message) => {
     if (message.kind === 'submit') engine.submit(message.request)
     else if (message.kind === 'cancel') engine.cancel(message.id)
-    else void stop()
+    else if (message.kind === 'topology') void apply(message.topology)
+    else if (message.kind === 'stop') void stop()
   }
 }
 
-type Runners = { locate: Locate; close(): Promise<void> }
+type Experts = {
+  runners: Runners
+  setTopology(topology: Topology): Promise<void>
+  report(): FaultReport
+  close(): Promise<void>
+}
 
-const connectWorkers = async ({ topology, token, modelHash, dispatch }: EngineSetup): Promise<Runners> => {
-  assert(topology)
-  const channels = topology.workers.map((address) =>
-    connectWorker({ address, token, maxFrameBytes: dispatch.frameBytesMax }),
-  )
-  const runners = channels.map(
-    (channel, i): Runner => ({
-      name: topology.workers[i],
-      send: (frame, options) => channel.send(frame, modelHash, options),
-    }),
-  )
+const connectWorkers = (setup: EngineSetup, topology: Topology, send: (message: FromEngine) => void): Experts => {
+  const { token, modelHash, dispatch } = setup
+  const referee = openReferee(setup)
+  const runners = new WorkerRunners({
+    connect: (address) => connectRemote({ address, token, maxFrameBytes: dispatch.frameBytesMax, model: modelHash }),
+    onState: (address, state) => send({ kind: 'state', address, state }),
+    referee: referee.compute,
+  })
+  void runners.setTopology(topology)
   return {
-    locate: (layer, expert) => runners[locate(topology, layer, expert)[0]],
+    runners,
+    setTopology: (next) => runners.setTopology(next),
+    report: () => runners.report(),
     async close() {
-      for (const channel of channels) channel.close()
+      runners.close()
+      await referee.close()
     },
   }
 }
 
-/** Without workers the experts live here: the same path with another locate. */
-const openLocalExperts = async (setup: EngineSetup): Promise<Runners> => {
+/** Without workers the experts live here: the same path with other runners. */
+const openLocalExperts = async (setup: EngineSetup): Promise<Experts> => {
   const experts = await openExperts({ ...setup, device: 'cpu' })
   const { layers, moe } = experts.config
   for (const [layer, { ffn }] of layers.entries()) {
     if (ffn === 'sparse') for (let expert = 0; expert < moe.experts; expert++) await experts.load(layer, expert)
   }
-  const runner = localRunner(experts)
-  return { locate: () => runner, close: () => experts.close() }
+  const report = { workers: [], counts: { hedged: 0, failed: 0, ejected: 0, lost: 0, audited: 0, lied: 0 } }
+  const runners = localRunners(experts)
+  return { runners, setTopology: async () => {}, report: () => report, close: () => experts.close() }
 }
 
 const noTimes: LayerTimes = { attendMs: 0, dispatchMs: 0, sharedMs: 0, waitMs: 0, expertsMs: 0, combineMs: 0, bytes: 0 }
@@ -89,20 +104,36 @@ const startTally = () => {
   let times = { ...noTimes }
   let steps = 0
   let rows = 0
-  let expertRows: number[][] = []
+  let expertRows: Record<string, number[][]> = {}
   let before = { stepMs: 0, kernelMs: 0 }
   return {
-    observe(layer: number, { ids, topK }: Routes, spent: LayerTimes, batchRows: number): void {
+    observe(
+      layer: number,
+      { ids, topK }: Routes,
+      { names, source }: Arrived,
+      spent: LayerTimes,
+      batchRows: number,
+    ): void {
       for (const name of Object.keys(times) as (keyof LayerTimes)[]) times[name] += spent[name]
       if (layer === 0) {
         steps++
         rows += batchRows
       }
       if (topK === 0) return
-      expertRows[layer] ??= []
-      for (const id of ids) expertRows[layer][id] = (expertRows[layer][id] ?? 0) + 1
+      const counted = names.map((name) => {
+        expertRows[name] ??= []
+        expertRows[name][layer] ??= []
+        return expertRows[name][layer]
+      })
+      for (const [assignment, id] of ids.entries()) {
+        const rowsOf = counted[source[assignment]]
+        rowsOf[id] = (rowsOf[id] ?? 0) + 1
+      }
     },
-    take(forward: Forward, { stepMs, ...counts }: ReturnType<RunningEngine['counts']>): EngineReport {
+    take(
+      forward: Forward,
+      { stepMs, ...counts }: ReturnType<RunningEngine['counts']>,
+    ): Omit<EngineReport, keyof FaultReport> {
       const cacheShare = 1 - forward.cache.freeBlocks / forward.cache.totalBlocks
       const since = { stepMs, kernelMs: kernelMs(forward) }
       const totals = { stepMs: since.stepMs - before.stepMs, kernelMs: since.kernelMs - before.kernelMs }
@@ -111,7 +142,7 @@ const startTally = () => {
       times = { ...noTimes }
       steps = 0
       rows = 0
-      expertRows = []
+      expertRows = {}
       return report
     },
   }

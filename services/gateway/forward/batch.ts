@@ -1,9 +1,7 @@
 import { Code, MeshError } from '../../../shared/errors.ts'
-import type { ModelConfig } from '../../../shared/model/config.ts'
 import type { Rope } from '../../../shared/model/rope.ts'
 import type { Span } from '../batch/schedule.ts'
 import type { Sequence } from '../sequence.ts'
-import type { Attended } from './attend.ts'
 import { allFinite } from './rows.ts'
 
 /** One step's token rows: the spans one after the other. */
@@ -47,22 +45,20 @@ export const makeBatch = (spans: readonly Span[], rope: Rope, ropeDim: number): 
   return { spans, starts, rows, cos, sin, failed: new Map() }
 }
 
+/** Values [T,width] of a batch's rows. */
+export type Rows = readonly [values: Float32Array | Uint8Array, width: number]
+
 /**
- * Fails the sequences whose rows are not finite, and zeroes those rows: a NaN must reach neither a worker nor the choice of experts.
+ * Fails the sequences whose `checked` rows are not finite, and zeroes those and their `other` rows: a NaN must reach neither a
+ * worker nor the choice of experts.
  */
-export const checkFinite = (batch: Batch, layer: number, attended: Attended, { hidden, moe }: ModelConfig): void => {
-  const { h, rows, scale, affinity } = attended
+export const checkFinite = (batch: Batch, layer: number, checked: readonly Rows[], other: readonly Rows[]): void => {
   for (const [i, { sequence }] of batch.spans.entries()) {
-    const part = <A extends Float32Array | Uint8Array>(values: A, width: number) =>
-      values.subarray(batch.starts[i] * width, batch.starts[i + 1] * width) as A
+    const part = ([values, width]: Rows) => values.subarray(batch.starts[i] * width, batch.starts[i + 1] * width)
     const ok = isolate(batch, sequence, () => {
-      const finite = allFinite(part(h, hidden)) && (!affinity || allFinite(part(affinity, moe.experts)))
-      if (!finite) throw new MeshError(Code.INTERNAL, `layer ${layer} gave values that are not finite for this request`)
+      if (checked.map(part).every((values) => !(values instanceof Float32Array) || allFinite(values))) return
+      throw new MeshError(Code.INTERNAL, `layer ${layer} gave values that are not finite for this request`)
     })
-    if (ok) continue
-    part(h, hidden).fill(0)
-    part(rows, hidden).fill(0)
-    if (scale) part(scale, 1).fill(0)
-    if (affinity) part(affinity, moe.experts).fill(0)
+    if (!ok) for (const rows of [...checked, ...other]) part(rows).fill(0)
   }
 }

@@ -32,8 +32,9 @@ const UNFENCED_BYTES_MAX = 128 * 1024
 export type ChannelOptions = { address: string; token: string | null; maxFrameBytes: number }
 
 export type ExpertReply = {
-  /** Float32 [A,H], unweighted, in the order of the assignments; finite. */
+  /** Float32 [A,H], unweighted, in the order of the assignments. */
   rows: Float32Array
+  finite: boolean
   computeUs: number
   waitUs: number
   /** Bytes of the answer on the wire. */
@@ -44,7 +45,7 @@ export type ExpertReply = {
 export type Sent = {
   /** The last byte has left this process, so a kernel may block the thread. Also settles when the stream is lost. */
   written: Promise<void>
-  /** Rejects with the worker's status; UNAVAILABLE when the stream was lost, DATA_LOSS or INTERNAL for a bad answer. */
+  /** Rejects with the worker's status; UNAVAILABLE when the stream was lost, DATA_LOSS for a bad answer. */
   reply: Promise<ExpertReply>
 }
 
@@ -134,14 +135,37 @@ export class WorkerChannel {
     return this.#sentBytes - this.#arrivedBytes > UNFENCED_BYTES_MAX ? this.#fence(stream) : flushed
   }
 
-  /** Resolves when the worker has everything that was written before. */
+  /** Resolves when the worker has everything that was written before, and when the stream is lost. */
   #fence(stream: Stream): Promise<void> {
-    const call = this.#nextCall()
-    const sentBytes = this.#sentBytes
-    stream.write(encodeRequest({ call, model: '', deadlineMs: 0, cancelCall: 0, frame: null }))
-    return new Promise((resolve) => {
-      this.#outstanding.set(call, { length: 0, sentBytes, resolve: () => resolve(), reject: () => resolve() })
+    return new Promise((resolve) => this.#ask(stream, { resolve: () => resolve(), reject: () => resolve() }))
+  }
+
+  /** Resolves when the worker answers at all. @throws MeshError as a reply does. */
+  ping(limitMs: number): Promise<void> {
+    const refusal = this.#refusal(null, undefined)
+    if (refusal) return Promise.reject(refusal)
+    return new Promise((resolve, reject) => {
+      let end = (): void => {}
+      const call = this.#ask(this.#open(), {
+        resolve: () => {
+          end()
+          resolve()
+        },
+        reject: (error) => {
+          end()
+          reject(error)
+        },
+      })
+      end = this.#limit(call, { deadlineMs: limitMs })
     })
+  }
+
+  /** A request with only a call number, answered as soon as it is read. */
+  #ask(stream: Stream, waiting: Pick<Outstanding, 'resolve' | 'reject'>): number {
+    const call = this.#nextCall()
+    this.#outstanding.set(call, { length: 0, sentBytes: this.#sentBytes, ...waiting })
+    stream.write(encodeRequest({ call, model: '', deadlineMs: 0, cancelCall: 0, frame: null }))
+    return call
   }
 
   close(): void {
@@ -150,8 +174,8 @@ export class WorkerChannel {
     this.#client.close()
   }
 
-  #refusal(frame: ExpertFrame, signal: AbortSignal | undefined): MeshError | null {
-    const bytes = Math.max(frameBytes(frame), replyBytes(frame))
+  #refusal(frame: ExpertFrame | null, signal: AbortSignal | undefined): MeshError | null {
+    const bytes = frame ? Math.max(frameBytes(frame), replyBytes(frame)) : 0
     if (this.#closed) return new MeshError(Code.CANCELLED, `the channel to worker ${this.address} was closed`)
     if (signal?.aborted) return new MeshError(Code.CANCELLED, 'the call was cancelled before it was sent')
     if (bytes > this.#maxFrameBytes) {
@@ -227,10 +251,7 @@ export class WorkerChannel {
     else if (rows.length !== waiting.length) {
       const cause = `worker ${this.address} answered ${rows.length} values where ${waiting.length} were due`
       waiting.reject(new MeshError(Code.DATA_LOSS, cause))
-    } else if (!allFinite(rows)) {
-      const cause = `worker ${this.address} answered values that are not finite`
-      waiting.reject(new MeshError(Code.INTERNAL, cause, { reason: 'not_finite' }))
-    } else waiting.resolve({ rows, computeUs, waitUs, bytes })
+    } else waiting.resolve({ rows, finite: allFinite(rows), computeUs, waitUs, bytes })
   }
 
   /** Every outstanding call fails; the next send opens another stream. */

@@ -19,14 +19,14 @@ export type ForwardOptions = {
   /** null: what maxSequences sequences of full length need, but at most KV_SHARE of the memory allowed. */
   kvMemoryBytes: number | null
   maxSequences: number
-} & Pick<Forward, 'locate' | 'limits' | 'observe'>
+} & Pick<Forward, 'runners' | 'limits' | 'observe'>
 
 /** Token rows of a cache block: the smallest capacity at which attention's bits do not depend on capacity. */
 export const blockRows = 128
 
 /** Opens the gateway's side of a model: its shards must be on disk. */
 export const openForward = async (options: ForwardOptions): Promise<Forward> => {
-  const { modelDir, cacheDir, precision, threads, locate, limits, observe } = options
+  const { modelDir, cacheDir, precision, threads, runners, limits, observe } = options
   const model = await openModel(modelDir)
   const cache = openCache(model.config, options)
   // What does not fit the cache can never be generated, so it is refused like what does not fit the context.
@@ -56,7 +56,7 @@ export const openForward = async (options: ForwardOptions): Promise<Forward> => 
     shared: await perLayer(async (layer) => (hasShared(config, layer) ? openPart({ kind: 'shared', layer }) : null)),
     bias: await perLayer(async (layer) => (biased(layer) ? readBias(layer) : null)),
     head: await openPart({ kind: 'head' }),
-    locate,
+    runners,
     limits,
     observe,
   }

@@ -3,10 +3,10 @@ import type { Rope } from '../../../shared/model/rope.ts'
 import type { Session } from '../../../shared/model/session.ts'
 import type { Span } from '../batch/schedule.ts'
 import { type Attended, type AttendSessions, attend } from './attend.ts'
-import { type Batch, checkFinite, makeBatch } from './batch.ts'
+import { type Batch, checkFinite, makeBatch, type Rows } from './batch.ts'
 import type { KvCache } from './cache.ts'
 import { combine } from './combine.ts'
-import { type DispatchLimits, dispatch, type Locate } from './dispatch.ts'
+import { type Arrived, type DispatchLimits, dispatch, type Runners } from './dispatch.ts'
 import { embed } from './embed.ts'
 import { head } from './head.ts'
 import { type Routes, route } from './route.ts'
@@ -23,9 +23,9 @@ export type Forward = {
   /** Router biases [E] by layer. */
   bias: readonly (Float32Array | null)[]
   head: Session
-  locate: Locate
+  runners: Runners
   limits: DispatchLimits
-  observe(layer: number, routes: Routes, spent: LayerTimes, rows: number): void
+  observe(layer: number, routes: Routes, arrived: Arrived, spent: LayerTimes, rows: number): void
 }
 
 /** Milliseconds of one layer. */
@@ -59,6 +59,7 @@ export const step = async (
   for (let layer = 0; layer < config.layers.length; layer++) {
     h = await runLayer(forward, layer, h, batch, signal)
   }
+  checkFinite(batch, config.layers.length - 1, [[h, config.hidden]], [])
   const logits = await head(forward.head, h, config.hidden, wanted(batch)) // [n,V]
   return { batch, logits }
 }
@@ -70,13 +71,13 @@ const runLayer = async (
   batch: Batch,
   signal: AbortSignal,
 ): Promise<Float32Array> => {
-  const { config, locate, limits } = forward
+  const { config, runners, limits } = forward
   const begun = performance.now()
   const a = await attend(config, forward.attend, forward.cache, layer, h, batch) // a.h [T,H], a.affinity [T,E]
-  checkFinite(batch, layer, a, config)
+  checkFinite(batch, layer, rowsOf(a, config), [[a.rows, config.hidden], ...(a.scale ? [[a.scale, 1] as const] : [])])
   const attended = performance.now()
   const routes = chooseExperts(forward, layer, a) // ids, weights [T,K]
-  const handle = await dispatch(locate, layer, config.hidden, a, routes, limits, signal)
+  const handle = await dispatch(runners, layer, config.hidden, a, routes, limits, signal)
   const sent = performance.now()
   const s = await runShared(config, forward.shared[layer], layer, a, handle.frames > 0) // [T,H], while the experts compute
   const computed = performance.now()
@@ -94,9 +95,15 @@ const runLayer = async (
     combineMs: performance.now() - arrived,
     bytes: handle.requestBytes + rows.sources.reduce((sum, { byteLength }) => sum + byteLength, 0),
   }
-  forward.observe(layer, routes, spent, batch.rows)
+  forward.observe(layer, routes, rows, spent, batch.rows)
   return combined
 }
+
+/** What attention gave that must be finite. */
+const rowsOf = ({ h, affinity }: Attended, { hidden, moe }: ModelConfig): Rows[] => [
+  [h, hidden],
+  ...(affinity ? [[affinity, moe.experts] as const] : []),
+]
 
 /** A dense layer is a sparse one whose tokens choose no expert. */
 const chooseExperts = ({ config: { moe }, bias }: Forward, layer: number, { affinity }: Attended): Routes =>
