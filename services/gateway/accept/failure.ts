@@ -1,7 +1,9 @@
 import { Code, MeshError } from '../../../shared/errors.ts'
 
-/** What to wait before trying again when the queue is full: about the time a short request takes. */
+/** What to wait before trying again where nothing better is known: about the time a short request takes. */
 const retryAfterSeconds = 1
+/** Answers that a later try may change. */
+const passing = new Set([429, 503])
 
 const statuses: Record<Code, number> = {
   [Code.CANCELLED]: 499,
@@ -39,9 +41,15 @@ export type Failure = {
   body: { error: { message: string; type: string; param: string | null; code: string | null } }
 }
 
-const failureOf = (status: number, message: string, param: string | null, code: string | null): Failure => ({
+const failureOf = (
+  status: number,
+  message: string,
+  param: string | null,
+  code: string | null,
+  afterSeconds = retryAfterSeconds,
+): Failure => ({
   status,
-  headers: status === 429 ? { 'retry-after': String(retryAfterSeconds) } : {},
+  headers: passing.has(status) ? { 'retry-after': String(afterSeconds) } : {},
   body: { error: { message, type: kindOf(status), param, code } },
 })
 
@@ -52,7 +60,7 @@ const failureOf = (status: number, message: string, param: string | null, code: 
 export const toFailure = (thrown: unknown): Failure => {
   if (thrown instanceof MeshError) {
     const status = statuses[thrown.code]
-    return failureOf(status, thrown.message, thrown.param, thrown.reason)
+    return failureOf(status, thrown.message, thrown.param, thrown.reason, thrown.retryAfterSeconds ?? undefined)
   }
   if (thrown instanceof Error && 'statusCode' in thrown && typeof thrown.statusCode === 'number') {
     const refusal = refusals['code' in thrown ? String(thrown.code) : '']

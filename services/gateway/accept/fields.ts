@@ -6,6 +6,12 @@ export const choicesMax = 128
 /** Stop strings of a request, and the characters of one: text is held back while it might become one. */
 export const stopsMax = 4
 export const stopCharactersMax = 1024
+/** 0 goes first; as many classes as the queue has. */
+export const priorityMax = 7
+/** A day; timers hold no more than 24. */
+export const deadlineMsMax = 86_400_000
+/** A request whose client is gone runs on for at most this long. */
+export const graceSecondsMax = 3_600
 /** Alternatives reported beside the chosen token. */
 export const logprobsMax = 20
 
@@ -45,6 +51,9 @@ const generation = {
   stop_token_ids: z.array(integer).nullish(),
   return_token_ids: z.boolean().nullish(),
   logits_sha256: z.boolean().nullish(),
+  priority: integer.min(0).max(priorityMax).nullish(),
+  deadline_ms: integer.min(1, 'must be at least 1').max(deadlineMsMax).nullish(),
+  reconnect_grace_seconds: z.number().min(0).max(graceSecondsMax).nullish(),
 }
 
 export const completionBody = z.object({

@@ -1,8 +1,9 @@
-import { createHash } from 'node:crypto'
 import { Code, MeshError } from '../../../shared/errors.ts'
+import type { Intake } from '../intake.ts'
 import type { Metrics } from '../metrics.ts'
-import type { Intake } from '../queue.ts'
-import type { EngineEvent, GenerationRequest, TokenLogprob } from '../sequence.ts'
+import type { EngineEvent, TokenLogprob } from '../sequence.ts'
+import { type Measures, openChoice, unmeasured } from './choice.ts'
+import { type Kept, packKept, requestIdOf, unpackKept } from './kept.ts'
 import type { Work } from './request.ts'
 import type { Served } from './served.ts'
 
@@ -43,8 +44,12 @@ export type PromptPiece = { kind: 'prompt'; choice: number; logprobs: readonly (
 export type Usage = { promptTokens: number; completionTokens: number; cachedTokens: number }
 
 export type Generation = {
+  /** What is generated: where the request joined another, that one. */
+  kept: Kept
   /** Ends when every choice has; throws what made one fail, and the others are then cancelled. To be iterated once. */
   pieces: AsyncIterable<Piece | PromptPiece>
+  /** Leaves the request as if the client had; what the end of pieces does by itself. */
+  close(): void
   /** So far; final once pieces has ended. */
   usage(): Usage
 }
@@ -56,75 +61,12 @@ export type GenerateParts = {
   metrics: Metrics
 }
 
-/** A choice on its way: turns engine events into pieces and times them. */
-const follow = (parts: GenerateParts, work: Work, choice: number, request: GenerationRequest) => {
-  const { metrics } = parts
-  const text =
-    parts.served.tokenizer &&
-    parts.openTextStream({ prompt: request.prompt, stop: work.stop, minTokens: request.minTokens })
-  const digest = request.digest ? createHash('sha256') : null
-  const acceptedAt = performance.now()
-  let lastAt = acceptedAt
-  const state = { open: true, started: false, tokens: 0, cached: 0 }
-
-  metrics.accepted()
-  /** False when the choice had ended before. */
-  const close = (reason: string): boolean => {
-    if (!state.open) return false
-    state.open = false
-    metrics.finished(reason, (performance.now() - acceptedAt) / 1000, state.started)
-    return true
-  }
-
-  const start = (cached: number): void => {
-    // A sequence that was preempted starts again; it is counted once.
-    if (state.started) return
-    state.started = true
-    state.cached = cached
-    metrics.started(cached, request.prompt.length)
-  }
-
-  const time = (): void => {
-    const now = performance.now()
-    if (state.tokens === 0) metrics.firstToken((now - acceptedAt) / 1000)
-    else metrics.interToken((now - lastAt) / 1000)
-    lastAt = now
-    metrics.token()
-  }
-
-  const token = (event: EngineEvent & { kind: 'token' }): Piece => {
-    start(0)
-    time()
-    state.tokens += 1
-    if (event.digest) digest?.update(event.digest)
-    // An id that ends the sequence is no text.
-    const pushed = text && event.finish !== 'stop' ? text.push(event.token) : { text: '', stopped: false }
-    const finish = pushed.stopped ? 'stop' : event.finish
-    if (finish === 'cancelled')
-      throw new MeshError(Code.UNAVAILABLE, 'The gateway stopped before this request was finished: send it again.')
-    const rest = finish && text && !pushed.stopped ? text.end() : ''
-    if (finish) close(finish)
-    return {
-      kind: 'token',
-      choice,
-      index: event.index,
-      token: event.token,
-      text: pushed.text + rest,
-      logprob: event.logprob,
-      finish,
-      logitsSha256: finish && digest ? digest.digest('hex') : null,
-    }
-  }
-
-  return { state, start, token, close }
-}
-
 const failure = (code: number, message: string): MeshError =>
   new MeshError(Object.values(Code).find((known) => known === code) ?? Code.INTERNAL, message)
 
-type Followed = ReturnType<typeof follow>
+type Choice = ReturnType<typeof openChoice>
 
-const usageOf = (work: Work, choices: readonly Followed[]): Usage => {
+const usageOf = (work: Work, choices: readonly Choice[]): Usage => {
   const usage = { promptTokens: 0, completionTokens: 0, cachedTokens: 0 }
   for (const [at, { state }] of choices.entries()) {
     usage.completionTokens += state.tokens
@@ -136,74 +78,195 @@ const usageOf = (work: Work, choices: readonly Followed[]): Usage => {
   return usage
 }
 
+/** Who sends a request, and the key under which sending it again joins it. */
+export type Sender = { tenant: string; key: { name: string; body: string } | null }
+
 /**
- * Hands a request's sequences to the engine and follows them. Resolves once all are accepted; rejects with
- * RESOURCE_EXHAUSTED, none of them left behind, when the queue is full. `signal` cancels what has not finished, and pieces then ends early.
- * Pieces that nobody has read yet wait in memory: at most one per token asked for.
+ * Accepts a request. Resolves once it is stored; rejects with RESOURCE_EXHAUSTED, none of its sequences left behind, where too much
+ * waits, and with UNAVAILABLE where the queue is away. `attached`: this process reads it.
  */
-export const generate = async (parts: GenerateParts, work: Work, signal: AbortSignal): Promise<Generation> => {
-  const { intake } = parts
-  const pieces: (Piece | PromptPiece)[] = []
-  let failed: MeshError | null = null
-  let wake = (): void => {}
-  const choices = work.requests.map((request, choice) => follow(parts, work, choice, request))
+export const submit = async (
+  { intake }: Pick<GenerateParts, 'intake'>,
+  work: Work,
+  { tenant, key }: Sender,
+  attached: boolean,
+): Promise<{ kept: Kept; joined: boolean }> => {
+  const now = Date.now()
+  const deadlineAt = work.deadlineMs === null ? null : now + work.deadlineMs
+  const kept = { work, created: Math.floor(now / 1000), deadlineAt, tenant }
+  const { requests, priority } = work
+  const order = {
+    id: requestIdOf(work.id),
+    record: packKept(kept),
+    requests,
+    tenant,
+    priority,
+    deadlineAt,
+    key,
+    attached,
+  }
+  const { joined } = await intake.submit(order)
+  if (joined === null) return { kept, joined: false }
+  const first = unpackKept(joined)
+  await intake.requeue({ ...first.work, deadlineAt: first.deadlineAt })
+  if (attached) intake.attach(requestIdOf(first.work.id))
+  return { kept: first, joined: true }
+}
 
-  const cancel = (reason: string): void => {
-    for (const [at, choice] of choices.entries()) if (choice.close(reason)) intake.cancel(work.requests[at].id)
-    wake()
-  }
-  const fail = (error: MeshError): void => {
-    failed ??= error
-    cancel('error')
-  }
-  const hear = (at: number, event: EngineEvent): void => {
-    const choice = choices[at]
-    if (!choice.state.open) return
-    if (event.kind === 'started') choice.start(event.cachedTokens)
-    else if (event.kind === 'prompt') pieces.push({ kind: 'prompt', choice: at, logprobs: event.logprobs })
-    else if (event.kind === 'failed') fail(failure(event.code, event.message))
-    else {
-      const piece = choice.token(event)
-      pieces.push(piece)
-      // A stop string ends a choice that the engine would continue.
-      if (piece.finish && !event.finish) intake.cancel(event.id)
-    }
-    wake()
-  }
+/**
+ * Refuses one more request of the tenant where the queue is known to be full, before it has been read: a flood must cost those
+ * admitted nothing. @throws MeshError RESOURCE_EXHAUSTED.
+ */
+export const checkRoom = ({ intake, metrics }: Pick<GenerateParts, 'intake' | 'metrics'>, tenant: string): void => {
+  const error = intake.turnAway(tenant)
+  if (error === null) return
+  countRefused(metrics)
+  throw error
+}
 
-  const onAbort = (): void => cancel('cancelled')
-  signal.addEventListener('abort', onAbort, { once: true })
-  if (signal.aborted) onAbort()
-  try {
-    for (const [at, request] of work.requests.entries()) {
-      if (!choices[at].state.open) continue
-      await intake.submit(request, (event) => {
-        try {
-          hear(at, event)
-        } catch (error) {
-          fail(MeshError.from(error))
-        }
-      })
-    }
-  } catch (error) {
-    cancel('refused')
+const countRefused = (metrics: Metrics): void => {
+  metrics.accepted()
+  metrics.finished('refused', 0, false)
+}
+
+/** Accepts a request, as `submit` does, and follows it; one that joins another is not counted again. */
+export const generate = async (
+  parts: GenerateParts,
+  work: Work,
+  sender: Sender,
+  signal: AbortSignal,
+): Promise<Generation> => {
+  const { metrics } = parts
+  const { kept, joined } = await submit(parts, work, sender, true).catch((error) => {
+    for (const _ of work.requests) countRefused(metrics)
     throw error
+  })
+  return new Reading(parts, kept, joined ? unmeasured : metrics, signal)
+}
+
+/** Follows an accepted request from its first token on, whoever accepted it. @throws MeshError NOT_FOUND. */
+export const rejoin = async (
+  parts: GenerateParts,
+  id: string,
+  tenant: string,
+  signal: AbortSignal,
+): Promise<Generation> => {
+  const request = requestIdOf(id)
+  const record = await parts.intake.find(request)
+  const kept = record === null ? null : unpackKept(record)
+  if (!kept || kept.tenant !== tenant)
+    throw new MeshError(Code.NOT_FOUND, `There is no request ${id} here: it ended some time ago, or never was.`, {
+      reason: 'request_not_found',
+    })
+  parts.intake.attach(request)
+  return new Reading(parts, kept, unmeasured, signal)
+}
+
+/**
+ * Turns the events of an attached request into pieces. `signal` ends the reading: pieces then ends early, and what has not finished
+ * is cancelled once nobody reads it for the request's grace. Pieces that nobody has read yet wait in memory: at most one per token.
+ */
+class Reading implements Generation {
+  readonly kept: Kept
+  readonly pieces: AsyncIterable<Piece | PromptPiece>
+  readonly #intake: Intake
+  readonly #choices: readonly Choice[]
+  readonly #ready: (Piece | PromptPiece)[] = []
+  readonly #unfollow: readonly (() => void)[]
+  readonly #signal: AbortSignal
+  readonly #late: NodeJS.Timeout | undefined
+  #failed: MeshError | null = null
+  #left = false
+  /** The reading ended before a choice did. */
+  #cut = false
+  #wake = (): void => {}
+
+  constructor(parts: GenerateParts, kept: Kept, measures: Measures, signal: AbortSignal) {
+    const { requests } = kept.work
+    this.kept = kept
+    this.#intake = parts.intake
+    this.#signal = signal
+    this.#choices = requests.map((_, choice) => openChoice(parts, measures, kept.work, choice))
+    this.#unfollow = requests.map((request, at) =>
+      parts.intake.follow(request.id, (event) => {
+        try {
+          this.#hear(at, event)
+        } catch (error) {
+          this.#fail(MeshError.from(error))
+        }
+      }),
+    )
+    signal.addEventListener('abort', this.#onAbort, { once: true })
+    if (signal.aborted) this.#onAbort()
+    const { deadlineAt } = kept
+    if (deadlineAt !== null) this.#late = setTimeout(() => this.#fail(deadlinePassed()), deadlineAt - Date.now())
+    this.pieces = this.#read()
   }
 
-  const read = async function* () {
+  usage(): Usage {
+    return usageOf(this.kept.work, this.#choices)
+  }
+
+  close(): void {
+    if (this.#left) return
+    this.#left = true
+    clearTimeout(this.#late)
+    this.#signal.removeEventListener('abort', this.#onAbort)
+    this.#end('cancelled')
+    for (const unfollow of this.#unfollow) unfollow()
+    const { work } = this.kept
+    // What was heard to its end may still be on its way to the store, and is nobody's to end.
+    this.#intake.leave(requestIdOf(work.id), this.#cut ? work.graceSeconds : null)
+  }
+
+  async *#read(): AsyncGenerator<Piece | PromptPiece> {
     try {
       for (;;) {
-        while (pieces.length > 0) yield* pieces.splice(0)
-        if (failed) throw failed
-        if (!choices.some((choice) => choice.state.open)) return
+        while (this.#ready.length > 0) yield* this.#ready.splice(0)
+        if (this.#failed) throw this.#failed
+        if (!this.#choices.some((choice) => choice.state.open)) return
         await new Promise<void>((resolve) => {
-          wake = resolve
+          this.#wake = resolve
         })
       }
     } finally {
-      signal.removeEventListener('abort', onAbort)
-      cancel('cancelled')
+      this.close()
     }
   }
-  return { pieces: read(), usage: () => usageOf(work, choices) }
+
+  #hear(at: number, event: EngineEvent): void {
+    const choice = this.#choices[at]
+    if (!choice.state.open) return
+    if (event.kind === 'started') choice.start(event.cachedTokens)
+    else if (event.kind === 'failed') this.#fail(failure(event.code, event.message))
+    else {
+      const piece = event.kind === 'prompt' ? choice.prompt(event) : choice.token(event)
+      if (piece) this.#ready.push(piece)
+      // A stop string ends a choice that the engine would continue.
+      if (piece?.kind === 'token' && piece.finish && event.kind === 'token' && !event.finish)
+        void this.#intake.end([event.id], stopped)
+    }
+    this.#wake()
+  }
+
+  #fail(error: MeshError): void {
+    this.#failed ??= error
+    void this.#intake.end(this.#end('error'), error)
+  }
+
+  /** Ends the reading of every choice that has not finished, and returns their ids. */
+  #end(reason: string): string[] {
+    const { requests } = this.kept.work
+    const open = requests.filter((_, at) => this.#choices[at].close(reason)).map(({ id }) => id)
+    this.#cut ||= open.length > 0
+    this.#wake()
+    return open
+  }
+
+  readonly #onAbort = (): void => void this.#end('cancelled')
 }
+
+const stopped = new MeshError(Code.CANCELLED, 'The text reached a stop string.')
+
+const deadlinePassed = (): MeshError =>
+  new MeshError(Code.DEADLINE_EXCEEDED, 'The deadline of this request passed before it was finished.')

@@ -7,10 +7,12 @@ import type { InferenceServiceHandlers } from '../../../shared/gen/expertmesh/v1
 import type { Logprob } from '../../../shared/gen/expertmesh/v1/Logprob.ts'
 import { statusOf } from '../../../shared/status.ts'
 import type { TokenLogprob } from '../sequence.ts'
-import { type GenerateParts, generate } from './generate.ts'
+import { deadlineMsMax } from './fields.ts'
+import { checkRoom, type GenerateParts, generate } from './generate.ts'
 import { tokenText } from './openai.ts'
 import { encode } from './prompt.ts'
 import { acceptCompletion, type Work } from './request.ts'
+import { tenantOf } from './requests.ts'
 import type { Served } from './served.ts'
 import { textOf } from './text.ts'
 
@@ -67,12 +69,20 @@ const write = (call: GenerateCall, message: GenerateResponse, signal: AbortSigna
   })
 }
 
+/** Ms until the caller's deadline; null for none, or one so far away that it means none. */
+const deadlineOf = (call: GenerateCall): number | null => {
+  const left = Number(call.getDeadline()) - Date.now()
+  return left <= deadlineMsMax ? Math.max(1, Math.ceil(left)) : null
+}
+
 const stream = async (parts: GenerateParts, call: GenerateCall): Promise<void> => {
   const gone = new AbortController()
   // Also the deadline's end.
   call.once('cancelled', () => gone.abort())
-  const work = workOf(parts.served, call.request)
-  const generation = await generate(parts, work, gone.signal)
+  const sender = { tenant: tenantOf(String(call.metadata.get('authorization')[0] ?? '')), key: null }
+  checkRoom(parts, sender.tenant)
+  const work = { ...workOf(parts.served, call.request), deadlineMs: deadlineOf(call) }
+  const generation = await generate(parts, work, sender, gone.signal)
   for await (const piece of generation.pieces) {
     if (piece.kind === 'prompt') continue
     const usage = generation.usage()

@@ -7,14 +7,14 @@ import Fastify, {
   LogController,
 } from 'fastify'
 import { Code, MeshError } from '../../../shared/errors.ts'
-import { completionShape } from './completions.ts'
+import { type AdminPages, addAdmin, adminPath } from './admin.ts'
+import type { Archive } from './batches/archive.ts'
+import { addBatches, addFiles } from './batches/routes.ts'
 import { toFailure } from './failure.ts'
 import type { GenerateParts } from './generate.ts'
-import { messageShape } from './messages.ts'
 import { modelBody } from './openai.ts'
 import { addOperations, type Coverage } from './operations.ts'
-import { acceptChat, acceptCompletion } from './request.ts'
-import { respond } from './respond.ts'
+import { addRequests } from './requests.ts'
 import { requireModel } from './served.ts'
 import { detokenize, tokenize } from './text.ts'
 
@@ -30,6 +30,10 @@ export type HttpOptions = GenerateParts & {
   /** Bearer token every route but the probes asks for; null asks for none. */
   token: string | null
   coverage: Coverage
+  /** Files and batches. */
+  archive: Archive
+  /** null: no page of the operator exists. */
+  admin: AdminPages | null
   version: string
   log: FastifyBaseLogger
 }
@@ -43,7 +47,9 @@ const bears = (header: string | undefined, token: string): boolean => {
 const guard =
   (token: string) =>
   async (request: FastifyRequest): Promise<void> => {
-    if (open.has(request.routeOptions.url ?? '') || bears(request.headers.authorization, token)) return
+    const url = request.routeOptions.url ?? ''
+    // The operator's pages have a token of their own.
+    if (open.has(url) || url.startsWith(`${adminPath}/`) || bears(request.headers.authorization, token)) return
     throw new MeshError(
       Code.UNAUTHENTICATED,
       'This gateway asks for a token: send the header "Authorization: Bearer TOKEN".',
@@ -93,16 +99,12 @@ export const openHttp = (options: HttpOptions): FastifyInstance => {
     requireModel(served, request.params['*'])
     return modelBody(served)
   })
-  server.post('/v1/completions', async (request, reply) => {
-    const work = acceptCompletion(served, request.body, `cmpl-${request.id}`)
-    return respond(options, work, completionShape(served, work, options.openTextStream), reply)
-  })
-  server.post('/v1/chat/completions', async (request, reply) => {
-    const work = acceptChat(served, request.body, `chatcmpl-${request.id}`)
-    return respond(options, work, messageShape(served, work), reply)
-  })
+  addRequests(server, options)
+  addFiles(server, options.archive)
+  addBatches(server, options.archive)
   server.post('/tokenize', async (request) => tokenize(served, request.body))
   server.post('/detokenize', async (request) => detokenize(served, request.body))
   addOperations(server, options)
+  if (options.admin) addAdmin(server, options.admin)
   return server
 }

@@ -21,6 +21,12 @@ export type Work = {
   stream: boolean
   includeUsage: boolean
   returnTokenIds: boolean
+  /** Small goes first in the queue. */
+  priority: number
+  /** Ms from acceptance after which the answer is of no use; null: never. */
+  deadlineMs: number | null
+  /** How long it goes on when its client is gone. */
+  graceSeconds: number
 }
 
 type Body = CompletionBody | ChatBody
@@ -114,6 +120,7 @@ const workOf = (served: Served, body: Body, prompts: readonly Prompt[], kind: Ki
       id: choices.length === 1 ? kind.id : `${kind.id}-${at}`,
       model: served.name,
       prompt: prompt.ids,
+      resume: [],
       maxTokens,
       minTokens,
       stopIds: [...new Set([...(body.ignore_eos ? [] : served.config.eos), ...stopIds])],
@@ -134,6 +141,9 @@ const workOf = (served: Served, body: Body, prompts: readonly Prompt[], kind: Ki
     includeUsage: body.stream_options?.include_usage ?? false,
     // Without a tokenizer there is no text: the ids are the answer.
     returnTokenIds: body.return_token_ids ?? !served.tokenizer,
+    priority: body.priority ?? 0,
+    deadlineMs: body.deadline_ms ?? null,
+    graceSeconds: body.reconnect_grace_seconds ?? 0,
   }
 }
 

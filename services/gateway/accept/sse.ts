@@ -9,7 +9,7 @@ const stallLimitMs = 60_000
 /** Writer of server-sent events (WHATWG HTML §9.2). */
 export type Events = {
   /** Resolves when the reader has room for more; once the reader is gone it writes nothing. */
-  send(data: unknown, id?: number): Promise<void>
+  send(data: unknown, id?: string): Promise<void>
   /** Ends the stream; `done` adds OpenAI's closing event. */
   end(done: boolean): void
 }
