@@ -1,6 +1,7 @@
 import { readFileSync, realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
+import type { UntypedServiceImplementation } from '@grpc/grpc-js'
 import { type Logger, pino } from 'pino'
 import { MeshError } from '../../shared/errors.ts'
 import { onParentLost } from '../../shared/lifeline.ts'
@@ -17,25 +18,39 @@ import {
   INFERENCE_SERVICE,
   listen,
   loadProto,
+  MEMBERSHIP_SERVICE,
   serviceOf,
 } from '../../shared/rpc.ts'
+import { type AdminPages, adminPath } from './accept/admin.ts'
+import { openDriver } from './accept/batches/driver.ts'
 import { openChat } from './accept/chat.ts'
 import type { GenerateParts } from './accept/generate.ts'
 import { inferenceHandlers } from './accept/grpc.ts'
 import { openHttp } from './accept/http.ts'
 import { readSamplingDefaults, type Served } from './accept/served.ts'
 import { openTokenizer } from './accept/tokenizer.ts'
+import { boardPage } from './board.ts'
 import { type GatewayConfig, parseGatewayConfig } from './config.ts'
+import { openIntake } from './intake.ts'
 import { openMetrics } from './metrics.ts'
-import { type Fleet, gather, spaceOf } from './placement/fleet.ts'
+import { type Fleet, openFleet, spaceOf } from './placement/fleet.ts'
+import { openJoin } from './placement/join.ts'
+import { registeredWorkers } from './placement/registry.ts'
+import type { Source } from './placement/roster.ts'
+import { turnPage } from './placement/turn.ts'
 import { connectEngine, type EnginePort } from './port.ts'
-import { feed, openQueue } from './queue.ts'
+import type { Schedule } from './queue.ts'
+import { openStore, type Store } from './store.ts'
 import { textStream } from './stream/emit.ts'
 
 /** Requests to the gRPC API are text and ids. */
 const GRPC_MESSAGE_BYTES_MAX = 10 << 20
 /** Time running requests have to finish after SIGTERM. */
 const DRAIN_LIMIT_MS = 10_000
+/** What batches may take of the sequences there is room for: a request of somebody who waits finds a place at once. */
+const BATCH_SHARE = 0.5
+/** Time to give back what still runs; where the queue cannot be reached, its locks run out instead. */
+const HAND_OVER_LIMIT_MS = 3_000
 /** A conversion that takes longer than this is told of. */
 const PROGRESS_INTERVAL_MS = 2_000
 
@@ -54,9 +69,13 @@ export const runGateway = async (
   const hash = await modelHash(model, config.precision, config.cacheDir)
   const ownClass = await numericClass({ device: 'cpu', threads: config.threads })
   await prepareShards(config, model, log)
-  const fleet = await gather(config, model, { hash, ownClass, log })
+  const membership = config.join ? openJoin() : null
+  const sources = membership ? [membership.source, ...openRegistry(config, log)] : []
+  const fleet = await openFleet(config, model, { hash, ownClass, log }, sources)
   const metrics = openMetrics(model.name)
-  const engine = await startEngineThread(config, hash, fleet, metrics, onDeath)
+  metrics.watch(fleet)
+  const engine = await startEngineThread(config, hash, fleet, metrics, log, onDeath)
+  fleet.onTopology(engine.setTopology)
   const { contextLength } = engine
   if (contextLength < model.config.contextLength)
     log.warn(
@@ -65,42 +84,73 @@ export const runGateway = async (
   const served = await describe(config, model, { hash, ownClass, contextLength })
   await model.close()
 
-  const queue = openQueue(config.queueLimit)
+  const store = await openStore(config, { modelHash: hash, numericClass: ownClass }, log)
+  const onError = (error: unknown): void => log.error(error)
+  const intake = openIntake({ ...store, engine, room: config.maxSequences, onError })
   const parts: GenerateParts = {
     served,
-    intake: feed(engine, queue, config.maxSequences),
+    intake,
     openTextStream: (options) => textStream(served.tokenizer ?? noText, options),
     metrics,
   }
+  const { rebalance } = fleet
+  const leveller = rebalance && (await store.schedule('rebalance', config.rebalanceIntervalMs, rebalance.run))
   const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8'))
   const { token } = config
-  const http = openHttp({ ...parts, token, coverage: fleet.missing, version, log })
+  const { prompt: archive, patient } = store.archives
+  const admin = adminOf(config, store, leveller)
+  const http = openHttp({ ...parts, token, admin, archive, coverage: fleet.missing, version, log })
   const httpAddress = await http.listen({ ...config.listen })
-  const grpc = await openGrpc(config, parts)
+  const grpc = await openGrpc(config, parts, membership?.handlers ?? null)
+  const sequences = Math.max(1, Math.floor(config.maxSequences * BATCH_SHARE))
+  const driver = openDriver({ ...parts, archive: patient, sequences, onError })
   return {
     http: httpAddress,
     grpc: grpc.address,
     async close() {
       grpc.drain()
+      fleet.rest()
       const closed = Promise.all([http.close(), closeServer(grpc.server, DRAIN_LIMIT_MS)])
-      await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, DRAIN_LIMIT_MS).unref())])
+      await within(DRAIN_LIMIT_MS, closed)
+      await driver.close()
+      await within(HAND_OVER_LIMIT_MS, Promise.all([leveller?.close(), intake.close()]))
+      await store.close()
       await engine.stop()
-      fleet.close()
+      await fleet.close()
     },
   }
 }
 
+/** Resolves when the work is done, or has had its time. */
+const within = (limitMs: number, work: Promise<unknown>): Promise<unknown> =>
+  Promise.race([work, new Promise((resolve) => setTimeout(resolve, limitMs).unref())])
+
+/** Workers register where gateways share their requests; a Redis of this gateway's own is known to nobody else. */
+const openRegistry = ({ redis }: GatewayConfig, log: Logger): Source[] =>
+  redis === null || redis === 'none' ? [] : [registeredWorkers(redis, log)]
+
 /** Only reached by a model without tokenizer, whose requests never ask for text. */
 const noText = { decode: () => '' }
 
+const adminOf = ({ adminToken }: GatewayConfig, { queue }: Store, leveller: Schedule | null): AdminPages | null => {
+  if (adminToken === null) return null
+  const path = '/queues'
+  const board = boardPage(`${adminPath}${path}`, [queue])
+  const pages = [
+    ...(board ? [{ path, plugin: board }] : []),
+    ...(leveller ? [{ path: '/rebalance', plugin: turnPage(leveller) }] : []),
+  ]
+  return { token: adminToken, pages }
+}
+
 const prepareShards = async (
-  { modelDir, cacheDir, precision, workers }: GatewayConfig,
+  { modelDir, cacheDir, precision, workers, join }: GatewayConfig,
   { config, name }: Model,
   log: Logger,
 ): Promise<void> => {
   const space = spaceOf(config)
   const all = space.layers.map((layer) => ({ layer, experts: [...Array(space.experts).keys()] }))
-  const parts = [...gatewayParts(config), ...(workers.length === 0 ? expertParts(all) : [])]
+  const parts = [...gatewayParts(config), ...(workers.length === 0 && !join ? expertParts(all) : [])]
   let toldAt = performance.now()
   const onProgress = (done: number, total: number): void => {
     if (performance.now() - toldAt < PROGRESS_INTERVAL_MS) return
@@ -133,6 +183,7 @@ const startEngineThread = async (
   hash: string,
   fleet: Fleet,
   metrics: ReturnType<typeof openMetrics>,
+  log: Logger,
   onDeath: (error: Error) => void,
 ): Promise<EnginePort> => {
   const { modelDir, cacheDir, precision, threads, kvMemoryBytes, maxSequences, token } = config
@@ -150,15 +201,27 @@ const startEngineThread = async (
     topology: fleet.topology,
   }
   return connectEngine(new Worker(built('services/gateway/thread.ts'), { workerData: setup }), {
-    onReport: (report) => metrics.report(report, fleet.holder),
+    onReport: (report) => {
+      metrics.report(report)
+      fleet.rebalance?.count(report)
+    },
+    onState: (address, state) => {
+      log.warn({ worker: address, state }, `worker ${address} is ${state}`)
+      fleet.judge(address, state)
+    },
     onDeath,
   })
 }
 
-const openGrpc = async ({ grpcListen, token }: GatewayConfig, parts: GenerateParts) => {
-  const proto = loadProto('inference')
+const openGrpc = async (
+  { grpcListen, token }: GatewayConfig,
+  parts: GenerateParts,
+  membership: UntypedServiceImplementation | null,
+) => {
+  const proto = { ...loadProto('inference'), ...(membership && loadProto('membership')) }
   const server = createServer({ token, maxMessageBytes: GRPC_MESSAGE_BYTES_MAX })
   server.addService(serviceOf(proto, INFERENCE_SERVICE), inferenceHandlers(parts))
+  if (membership) server.addService(serviceOf(proto, MEMBERSHIP_SERVICE), membership)
   addReflection(server, proto)
   const setServing = addHealth(server, INFERENCE_SERVICE)
   const { host, port } = grpcListen
