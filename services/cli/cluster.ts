@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Code, MeshError } from '../../shared/errors.ts'
 import { coresAllowed } from '../../shared/machine.ts'
+import { type ClusterOptions, checkCluster, gatewayFlags, workerFlags } from './flags.ts'
 import { type Member, readLog, startMember } from './member.ts'
-import { type ClusterOptions, checkPlan, gatewayFlags, workerFlags } from './plan.ts'
 import { aborted } from './signals.ts'
 
 const READY_POLL_MS = 50
@@ -30,14 +30,14 @@ export const say = (text: string): void => console.error(text)
 
 /**
  * Starts the processes and waits until every expert is served.
- * @throws MeshError INVALID_ARGUMENT for a plan that contradicts itself, UNAVAILABLE when one of them ends instead, CANCELLED when the signal aborts; nothing is left running then.
+ * @throws MeshError INVALID_ARGUMENT for flags that contradict each other, UNAVAILABLE when one of them ends instead, CANCELLED when the signal aborts; nothing is left running then.
  */
 export const startCluster = async (
   options: ClusterOptions,
   signal: AbortSignal,
   verbose: boolean,
 ): Promise<Cluster> => {
-  checkPlan(options)
+  checkCluster(options)
   const directory = await mkdtemp(join(tmpdir(), 'expertmesh-'))
   const members: Member[] = []
   let stopping = false
@@ -76,7 +76,7 @@ export const startCluster = async (
     await Promise.race([ready(http, signal), cancelled, failed])
     for (const worker of workers) {
       void worker.ended.then((how) => {
-        if (!stopping) say(`${worker.name} ${how}; what needs its experts fails until the cluster is started again`)
+        if (!stopping) say(`${worker.name} ${how}; the gateway has its experts held elsewhere`)
       })
     }
     return { http, grpc, during: (work) => during(work, failed), stop }

@@ -5,7 +5,7 @@ import { invalid } from '../../shared/errors.ts'
 import type { GenerateRequest } from '../../shared/gen/expertmesh/v1/GenerateRequest.ts'
 import { type Completion, generateOver } from './client.ts'
 import { reportProgress, startCluster } from './cluster.ts'
-import { addClusterFlags, type ClusterOptions, decimal, whole } from './plan.ts'
+import { addClusterFlags, type ClusterOptions, decimal, whole } from './flags.ts'
 import { stopSignal } from './signals.ts'
 
 export type GenerateOptions = ClusterOptions & {
@@ -87,8 +87,9 @@ const generate = async (options: GenerateOptions): Promise<void> => {
   const request = toRequest(options)
   const hasTokenizer = existsSync(join(options.model, 'tokenizer.json'))
   const signal = stopSignal()
-  const listen = { listen: '127.0.0.1:0', grpcListen: '127.0.0.1:0' }
-  const cluster = await startCluster({ ...options, ...listen }, signal, options.verbose ?? false)
+  // One answer and no server: nothing is to last.
+  const once = { listen: '127.0.0.1:0', grpcListen: '127.0.0.1:0', redis: 'none' }
+  const cluster = await startCluster({ ...options, ...once }, signal, options.verbose ?? false)
   const endProgress = options.json ? reportProgress('generating') : () => {}
   try {
     const onText = (text: string): void => {

@@ -3,7 +3,7 @@ import type { ModelConfig, Precision } from '../../shared/model/config.ts'
 import { openModel } from '../../shared/model/open.ts'
 import { expertParts, gatewayParts, type LayerExperts, type Part, partGraph } from '../../shared/model/part.ts'
 import { count } from './cluster.ts'
-import { whole } from './plan.ts'
+import { whole } from './flags.ts'
 
 const PRECISIONS: readonly Precision[] = ['fp32', 'int8']
 const MIB = 2 ** 20

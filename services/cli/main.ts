@@ -6,7 +6,8 @@ import { Code, MeshError } from '../../shared/errors.ts'
 import { packageRoot } from '../../shared/root.ts'
 import { generateCommand } from './generate.ts'
 import { inspectCommand } from './inspect.ts'
-import { serviceCommand } from './service.ts'
+import { loadCommand } from './load.ts'
+import { planCommand, serviceCommand } from './service.ts'
 import { upCommand } from './up.ts'
 
 /** What shells report for a process ended by Ctrl-C. */
@@ -23,6 +24,8 @@ const program = new Command('expertmesh')
   .addCommand(serviceCommand('worker', 'Holds and runs experts for gateways'))
   .addCommand(generateCommand())
   .addCommand(inspectCommand())
+  .addCommand(loadCommand())
+  .addCommand(planCommand())
 
 try {
   await program.parseAsync()

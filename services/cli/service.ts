@@ -5,17 +5,28 @@ import type { Service } from './member.ts'
 
 /** `expertmesh gateway …` and `expertmesh worker …`: the service itself, with every flag (--help too) its own. */
 export const serviceCommand = (service: Service, description: string): Command =>
-  new Command(service)
+  entryCommand(service, `services/${service}/main.ts`, description)
+
+/** `expertmesh plan …`: the gateway's placement, worked out in a process of its own. */
+export const planCommand = (): Command =>
+  entryCommand(
+    'plan',
+    'services/gateway/plan.ts',
+    'Shows what a cluster would hold, how even its load would be, and what a token costs on the wire',
+  )
+
+const entryCommand = (name: string, entry: string, description: string): Command =>
+  new Command(name)
     .description(description)
-    .argument('[flags...]', `see expertmesh ${service} --help`)
+    .argument('[flags...]', `see expertmesh ${name} --help`)
     .helpOption(false)
     .allowUnknownOption()
     .passThroughOptions()
-    .action((flags: string[]) => become(service, flags))
+    .action((flags: string[]) => become(entry, flags))
 
-/** Runs the service in this process's place: same terminal, signals passed on, its exit code is ours. */
-const become = async (service: Service, flags: readonly string[]): Promise<void> => {
-  const child = spawn(process.execPath, [built(`services/${service}/main.ts`), ...flags], {
+/** Runs the entry of a service in this process's place: same terminal, signals passed on, its exit code is ours. */
+const become = async (entry: string, flags: readonly string[]): Promise<void> => {
+  const child = spawn(process.execPath, [built(entry), ...flags], {
     stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
     // Out of the terminal's foreground group, so that Ctrl-C reaches it once, from here.
     detached: true,

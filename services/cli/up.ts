@@ -2,14 +2,14 @@ import { Command } from 'commander'
 import { Code, MeshError } from '../../shared/errors.ts'
 import { generateOver, readToken } from './client.ts'
 import { type Cluster, count, say, startCluster } from './cluster.ts'
-import { addClusterFlags, type ClusterOptions, whole } from './plan.ts'
+import { addClusterFlags, type ClusterOptions, whole } from './flags.ts'
 import { aborted, stopSignal } from './signals.ts'
 
 type UpOptions = ClusterOptions & { prove?: boolean; maxTokens: number; verbose?: boolean }
 
 const PROOF_PROMPT = 'And the LORD said unto Moses'
-/** A prompt on the command line asks for one answer and no server: any free ports will do. */
-const ANY_PORT = '127.0.0.1:0'
+/** A prompt on the command line asks for one answer and no server: any free ports will do, and nothing is to last. */
+const ONE_ANSWER = { listen: '127.0.0.1:0', grpcListen: '127.0.0.1:0', redis: 'none' }
 
 export const upCommand = (): Command =>
   addClusterFlags(new Command('up'))
@@ -29,8 +29,7 @@ export const upCommand = (): Command =>
 const up = async (words: readonly string[], options: UpOptions): Promise<void> => {
   const signal = stopSignal()
   const prompt = words.join(' ')
-  const listen = prompt ? { listen: ANY_PORT, grpcListen: ANY_PORT } : {}
-  const cluster = await startCluster({ ...listen, ...options }, signal, options.verbose ?? false)
+  const cluster = await startCluster({ ...(prompt ? ONE_ANSWER : {}), ...options }, signal, options.verbose ?? false)
   try {
     if (prompt) return await stream(cluster, prompt, options, signal)
     console.log(`listening ${cluster.http}\nlistening grpc ${cluster.grpc}`)

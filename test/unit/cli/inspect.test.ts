@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { deal, inspect } from '../../../services/cli/inspect.ts'
-import { place } from '../../../services/gateway/placement/locate.ts'
+import { deal as dealOfGateway } from '../../../services/gateway/placement/repair.ts'
 import { openModel } from '../../../shared/model/open.ts'
 
 const demo = join(import.meta.dirname, '..', '..', '..', 'models', 'demo')
@@ -9,8 +9,7 @@ const demo = join(import.meta.dirname, '..', '..', '..', 'models', 'demo')
 describe('inspect', () => {
   test.each([1, 2, 3, 7])('deals as a gateway does to %i workers of equal memory', (workers) => {
     const layers = [1, 2, 5]
-    const equal = Array.from({ length: workers }, () => ({ memoryBytes: 1000 }))
-    expect(deal(layers, 10, workers)).toEqual(place({ layers, experts: 10, expertBytes: 1 }, equal))
+    expect(deal(layers, 10, workers)).toEqual(dealOfGateway({ layers, experts: 10 }, Array(workers).fill(1000)))
   })
 
   test('the demo model’s experts are counted in bytes', async () => {
