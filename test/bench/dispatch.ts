@@ -3,10 +3,12 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Attended } from '../../services/gateway/forward/attend.ts'
-import { connectWorker, type WorkerChannel } from '../../services/gateway/forward/channel.ts'
 import { combine } from '../../services/gateway/forward/combine.ts'
-import { dispatch, type Locate, type Runner } from '../../services/gateway/forward/dispatch.ts'
+import { dispatch, type Runners } from '../../services/gateway/forward/dispatch.ts'
+import { connectRemote } from '../../services/gateway/forward/remote.ts'
 import type { Routes } from '../../services/gateway/forward/route.ts'
+import { topologyOf } from '../../services/gateway/placement/locate.ts'
+import { WorkerRunners } from '../../services/gateway/placement/runners.ts'
 import { controlWorker } from '../../services/gateway/placement/workers.ts'
 import { coresAllowed } from '../../shared/machine.ts'
 import { seeded } from '../support/random.ts'
@@ -41,25 +43,27 @@ export type DispatchFigures = {
 export const measureDispatch = async (model: Prepared): Promise<DispatchFigures[]> => {
   const directory = await mkdtemp(join(tmpdir(), 'expertmesh-bench-'))
   const workers: ServiceProcess[] = []
-  const channels: WorkerChannel[] = []
   const layer = model.config.layers.findIndex(({ ffn }) => ffn === 'sparse')
+  const runners = new WorkerRunners({
+    connect: (address) => connectRemote({ address, token: null, maxFrameBytes: FRAME_BYTES_MAX, model: model.hash }),
+    onState: (address, state) => say(`worker ${address} is ${state}`),
+    referee: () => Promise.reject(new Error('nothing is audited: every expert has one holder')),
+  })
   try {
-    const runners: Runner[] = []
-    for (let i = 0; i < WORKERS; i++) {
-      const worker = await startHolder(model, layer, `unix:${directory}/${i}`, i)
-      workers.push(worker)
-      const channel = connectWorker({ address: worker.address, token: null, maxFrameBytes: FRAME_BYTES_MAX })
-      channels.push(channel)
-      runners.push({ name: worker.address, send: (frame, options) => channel.send(frame, model.hash, options) })
-    }
-    const locate: Locate = (_, expert) => runners[expert % WORKERS]
-    return [await timeRows(model, layer, locate, 1), await timeRows(model, layer, locate, 512)]
+    for (let i = 0; i < WORKERS; i++) workers.push(await startHolder(model, layer, `unix:${directory}/${i}`, i))
+    const homes = workers.map((_, i) => [{ layer, experts: expertsOf(model, i) }])
+    const addresses = workers.map(({ address }) => address)
+    runners.setTopology(topologyOf(1, addresses, homes))
+    return [await timeRows(model, layer, runners, 1), await timeRows(model, layer, runners, 512)]
   } finally {
-    for (const channel of channels) channel.close()
+    runners.close()
     for (const worker of workers) await worker.stop()
     await rm(directory, { recursive: true, force: true })
   }
 }
+
+const expertsOf = ({ config }: Prepared, first: number): number[] =>
+  [...Array(config.moe.experts).keys()].filter((expert) => expert % WORKERS === first)
 
 /** A worker process, set up as `up` does, that holds every WORKERS-th expert of the layer from `first` on. */
 const startHolder = async (model: Prepared, layer: number, listen: string, first: number): Promise<ServiceProcess> => {
@@ -68,8 +72,7 @@ const startHolder = async (model: Prepared, layer: number, listen: string, first
   const worker = await startWorker(flags)
   const control = controlWorker({ address: worker.address, token: null })
   try {
-    const experts = [...Array(model.config.moe.experts).keys()].filter((expert) => expert % WORKERS === first)
-    await control.load(model.hash, [{ layer, experts }], LIMIT_MS)
+    await control.load(model.hash, [{ layer, experts: expertsOf(model, first) }], LIMIT_MS)
     return worker
   } catch (error) {
     await worker.stop()
@@ -82,7 +85,7 @@ const startHolder = async (model: Prepared, layer: number, listen: string, first
 const timeRows = async (
   { name, config, precision }: Prepared,
   layer: number,
-  locate: Locate,
+  runners: Runners,
   rows: number,
 ): Promise<DispatchFigures> => {
   say(`${name}: dispatch of ${rows} ${rows === 1 ? 'row' : 'rows'}`)
@@ -98,7 +101,7 @@ const timeRows = async (
   while (times.length < REPEATS_MAX * 1.1 && (performance.now() < until || times.length < 11)) {
     const routes = randomRoutes(rows, moe.experts, moe.topK, next)
     const begun = performance.now()
-    const handle = await dispatch(locate, layer, hidden, attended, routes, limits, signal)
+    const handle = await dispatch(runners, layer, hidden, attended, routes, limits, signal)
     const sent = performance.now() - begun
     const arrived = await handle.rows
     const wire = performance.now() - begun - arrived.computeMs

@@ -7,7 +7,7 @@ import type { GenerateRequest } from '../../shared/gen/expertmesh/v1/GenerateReq
 import type { GenerateResponse__Output } from '../../shared/gen/expertmesh/v1/GenerateResponse.ts'
 import type { ProtoGrpcType } from '../../shared/gen/inference.ts'
 import { createServer, INFERENCE_SERVICE, listen, loadProto, serviceOf } from '../../shared/rpc.ts'
-import { openReader, partsOf, type Reader } from '../support/api.ts'
+import { inProcess, openReader, partsOf, type Reader } from '../support/api.ts'
 
 let reader: Reader
 beforeAll(async () => {
@@ -24,7 +24,7 @@ afterEach(() => {
 const open = async ({ served = reader.served, queueLimit = 100 }: { served?: Served; queueLimit?: number } = {}) => {
   const proto = loadProto('inference')
   const server = createServer({ token: null, maxMessageBytes: 2 ** 20 })
-  const handlers = inferenceHandlers(partsOf({ served, local: reader.local }, queueLimit, 1))
+  const handlers = inferenceHandlers(partsOf({ served, local: reader.local }, inProcess(queueLimit), 1))
   server.addService(serviceOf(proto, INFERENCE_SERVICE), handlers)
   const address = await listen(server, '127.0.0.1:0')
   const { expertmesh } = loadPackageDefinition(proto) as unknown as ProtoGrpcType

@@ -6,7 +6,8 @@ import { loadSync } from '@grpc/proto-loader'
 import { protoPath as healthProto } from 'grpc-health-check'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
 import { connectWorker } from '../../services/gateway/forward/channel.ts'
-import { coverage, place, topologyOf } from '../../services/gateway/placement/locate.ts'
+import { coverage, homeOf, topologyOf } from '../../services/gateway/placement/locate.ts'
+import { repair } from '../../services/gateway/placement/repair.ts'
 import {
   checkClasses,
   controlWorker,
@@ -30,7 +31,7 @@ const hash = await modelHash(model, 'int8', cache)
 await model.close()
 const expertBytes = partGraph(config, { kind: 'expert', layer: 0, expert: 0 }, 'int8').shardBytes
 const sparse = config.layers.flatMap(({ ffn }, layer) => (ffn === 'sparse' ? [layer] : []))
-const space = { layers: sparse, experts: config.moe.experts, expertBytes }
+const space = { layers: sparse, experts: config.moe.experts }
 const layer = sparse[0]
 
 const running: { stop(): Promise<unknown> }[] = []
@@ -184,10 +185,12 @@ describe('a gateway', () => {
     const workers = await Promise.all([start(['--memory-mib', '64', '--threads', '1']), start(['--memory-mib', '32'])])
     const controls = workers.map(({ address }) => controlOf(address))
     const facts = await Promise.all(controls.map((control) => reachWorker(control, { limitMs: LIMIT_MS })))
-    const homes = place(
-      space,
-      facts.map(({ memoryLimitBytes }) => ({ memoryBytes: memoryLimitBytes })),
-    )
+    const empty = facts.map(({ memoryLimitBytes }) => ({
+      holds: [],
+      slots: Math.floor(memoryLimitBytes / expertBytes),
+      leaving: false,
+    }))
+    const homes = repair(space, empty, 1).load.map(homeOf)
     await Promise.all(controls.map((control, i) => control.load(hash, homes[i], LIMIT_MS)))
     const holdings = await Promise.all(controls.map((control) => control.holdings()))
     const held = holdings.map(({ models }) => models.get(hash) ?? [])

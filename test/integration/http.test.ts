@@ -225,3 +225,37 @@ describe('the other routes', () => {
     expect(await (await fetch(`${url}/version`)).json()).toEqual({ version: '1.2.3' })
   })
 })
+
+describe('a reader', () => {
+  it('who comes back within the grace it asked for goes on behind its last event', async () => {
+    const { url } = await open({ served: reader.endless })
+    const leave = new AbortController()
+    const response = await fetch(`${url}/v1/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ prompt: 'a', max_tokens: 600, stream: true, reconnect_grace_seconds: 60 }),
+      signal: leave.signal,
+    })
+    const first = new TextDecoder().decode((await response.body?.getReader().read())?.value)
+    const last = Number([...first.matchAll(/^id: (\d+)$/gm)].at(-1)?.[1] ?? -1)
+    leave.abort()
+    const id = response.headers.get('x-request-id')
+    const headers = last < 0 ? {} : { 'last-event-id': String(last) }
+    const rest = await eventsOf(await fetch(`${url}/v1/requests/${id}/stream`, { headers }))
+    expect(rest.pop()?.data).toBe('[DONE]')
+    expect(rest.map((event) => Number(event.id))).toEqual(Array.from({ length: 599 - last }, (_, at) => last + 1 + at))
+    const whole = await eventsOf(await fetch(`${url}/v1/requests/cmpl-${id}/stream`))
+    expect(whole.slice(last + 1, -1)).toEqual(rest)
+  })
+
+  it('who sends a request twice under one key gets one answer', async () => {
+    const { post } = await open()
+    const body = { prompt: 'abc', max_tokens: 20, temperature: 1 }
+    const send = () => post('/v1/completions', body, { 'idempotency-key': 'once' })
+    const [first, second] = await Promise.all([send(), send()])
+    expect(await second.json()).toEqual(await first.json())
+    const other = await post('/v1/completions', { ...body, n: 2 }, { 'idempotency-key': 'once' })
+    expect([other.status, (await bodyOf(other)).error.message]).toEqual([400, expect.stringContaining('another body')])
+    expect((await post('/v1/completions', body, { 'idempotency-key': 'k'.repeat(256) })).status).toBe(400)
+  })
+})

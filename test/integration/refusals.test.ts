@@ -55,6 +55,17 @@ describe('overload', () => {
     const next = await client.completions.create({ model: '', prompt: 'ab', max_tokens: 2 })
     expect(next.choices[0].text).toBe('cd')
   })
+
+  it('is told before the request is read', async () => {
+    const { post, intake } = await open({ queueLimit: 1, room: 0, served: reader.endless })
+    const waits = await post('/v1/completions', { ...endless, prompt: 'a', stream: true })
+    expect(await intake.waiting()).toBe(1)
+    expect((await post('/v1/completions', 'no JSON')).status).toBe(429)
+    expect((await post('/v1/chat/completions', 'no JSON')).status).toBe(429)
+    await waits.body?.cancel()
+    await expect.poll(() => intake.waiting()).toBe(0)
+    expect((await post('/v1/completions', 'no JSON')).status).toBe(400)
+  })
 })
 
 describe('experts that nobody holds', () => {

@@ -2,10 +2,12 @@ import type { AddressInfo } from 'node:net'
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import OpenAI from 'openai'
 import pino from 'pino'
+import { openDriver } from '../../services/gateway/accept/batches/driver.ts'
 import { type HttpOptions, openHttp } from '../../services/gateway/accept/http.ts'
 import type { Served } from '../../services/gateway/accept/served.ts'
+import { type Intake, openIntake } from '../../services/gateway/intake.ts'
 import { type Metrics, openMetrics } from '../../services/gateway/metrics.ts'
-import { feed, openQueue } from '../../services/gateway/queue.ts'
+import { openInProcess, type Store } from '../../services/gateway/store.ts'
 import { textStream } from '../../services/gateway/stream/emit.ts'
 import { alphabetFolder, describeServed } from './alphabet.ts'
 import { type Local, openLocal } from './local.ts'
@@ -34,10 +36,13 @@ export const openReader = async (): Promise<Reader> => {
   }
 }
 
+/** Requests kept in this process. */
+export const inProcess = (queueLimit = 100): Store => openInProcess({ queueLimit, keepMs: 60_000 })
+
 /** What HTTP and gRPC need of a gateway, with counters of its own. */
-export const partsOf = ({ served, local }: Pick<Reader, 'served' | 'local'>, queueLimit = 100, room = 100) => ({
+export const partsOf = ({ served, local }: Pick<Reader, 'served' | 'local'>, store = inProcess(), room = 100) => ({
   served,
-  intake: feed(local.engine, openQueue(queueLimit), room),
+  intake: openIntake({ ...store, engine: local.engine, room, onError: (error) => console.error(error) }),
   openTextStream: (options: Parameters<typeof textStream>[1]) =>
     textStream(served.tokenizer ?? { decode: () => '' }, options),
   metrics: openMetrics(served.name),
@@ -48,16 +53,29 @@ export type Api = {
   client: OpenAI
   post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>
   metrics: Metrics
+  intake: Intake
   close(): Promise<void>
 }
 
-type ApiOptions = Partial<HttpOptions> & { queueLimit?: number; room?: number }
+export type ApiOptions = Partial<HttpOptions> & {
+  batchSequences?: number
+  queueLimit?: number
+  room?: number
+  store?: Store
+}
 
 /** The HTTP API on a free port. */
-export const openApi = async (reader: Reader, { queueLimit, room, ...options }: ApiOptions = {}): Promise<Api> => {
-  const parts = partsOf({ served: options.served ?? reader.served, local: reader.local }, queueLimit, room)
+export const openApi = async (
+  reader: Reader,
+  { queueLimit, room, store, batchSequences = 4, ...options }: ApiOptions = {},
+): Promise<Api> => {
+  const kept = store ?? inProcess(queueLimit)
+  const parts = partsOf({ served: options.served ?? reader.served, local: reader.local }, kept, room)
   const log = pino({ level: 'silent' })
-  const server = openHttp({ ...parts, token: null, coverage: () => [], version: '1.2.3', log, ...options })
+  const { prompt: archive, patient } = kept.archives
+  const fixed = { token: null, admin: null, coverage: () => [], version: '1.2.3' }
+  const server = openHttp({ ...parts, archive, ...fixed, log, ...options })
+  const driver = openDriver({ ...parts, archive: patient, sequences: batchSequences, onError: console.error })
   await server.listen({ host: '127.0.0.1', port: 0 })
   const url = `http://127.0.0.1:${(server.server.address() as AddressInfo).port}`
   return {
@@ -70,9 +88,13 @@ export const openApi = async (reader: Reader, { queueLimit, room, ...options }: 
         body: typeof body === 'string' ? body : JSON.stringify(body),
       }),
     metrics: parts.metrics,
+    intake: parts.intake,
     async close() {
       server.server.closeAllConnections()
       await server.close()
+      await driver.close()
+      await parts.intake.close()
+      await kept.close()
     },
   }
 }

@@ -76,3 +76,16 @@ export const tinyConfigs = {
   },
 } satisfies Record<string, Record<string, unknown>>
 export type FamilyName = keyof typeof tinyConfigs
+
+/** DeepSeek-V3's sizes, as far as they concern experts. */
+export const v3Sizes = {
+  ...tinyConfigs.deepseek_v3,
+  hidden_size: 7168,
+  moe_intermediate_size: 2048,
+  num_hidden_layers: 61,
+  n_routed_experts: 256,
+  num_experts_per_tok: 8,
+  first_k_dense_replace: 3,
+  n_group: 8,
+  topk_group: 4,
+}

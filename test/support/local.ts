@@ -3,8 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { RunningEngine } from '../../services/gateway/engine.ts'
 import { closeForward, openForward } from '../../services/gateway/forward/open.ts'
-import { localRunner } from '../../services/gateway/placement/local.ts'
-import { locate, topologyOf } from '../../services/gateway/placement/locate.ts'
+import { localRunners } from '../../services/gateway/placement/local.ts'
 import type { Engine, EngineEvent, GenerationRequest, Sampling } from '../../services/gateway/sequence.ts'
 import type { Precision } from '../../shared/model/config.ts'
 import { openExperts } from '../../shared/model/experts.ts'
@@ -32,6 +31,7 @@ export const requestOf = (
   id: `request ${requests++}`,
   model: '',
   prompt,
+  resume: [],
   maxTokens,
   minTokens: 0,
   stopIds: [],
@@ -43,6 +43,9 @@ export const requestOf = (
   ...more,
 })
 let requests = 0
+
+/** How long a layer waits for experts that nobody holds. */
+const MISSING_LIMIT_MS = 500
 
 export type Generated = { ids: number[]; digests: string[]; events: EngineEvent[] }
 
@@ -88,10 +91,8 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
 
   const experts = await openExperts({ modelDir, cacheDir, precision, device: 'cpu', threads })
   for (const { layer, experts: ids } of all) for (const expert of ids) await experts.load(layer, expert)
-  const runner = localRunner(experts)
-  const whole = topologyOf(1, [runner.name], [all])
-  const none = topologyOf(2, [], [])
-  let topology = whole
+  const runners = localRunners(experts)
+  let held = true
   const forward = await openForward({
     modelDir,
     cacheDir,
@@ -99,11 +100,8 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
     threads,
     kvMemoryBytes,
     maxSequences,
-    locate: (layer, expert) => {
-      locate(topology, layer, expert)
-      return runner
-    },
-    limits: { timeoutMs: 10_000, frameBytesMax: 1 << 26 },
+    runners: { ...runners, pick: (...asked) => (held ? runners.pick(...asked) : null) },
+    limits: { timeoutMs: MISSING_LIMIT_MS, frameBytesMax: 1 << 26 },
     observe: () => {},
   })
   const listeners = new Map<string, (event: EngineEvent) => void>()
@@ -132,8 +130,8 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
         })
       }),
     counts: () => running.counts(),
-    hold(held) {
-      topology = held ? whole : none
+    hold(experts) {
+      held = experts
     },
     async close() {
       await running.stop()

@@ -9,6 +9,8 @@ import { packageRoot } from '../../shared/root.ts'
 export type ServiceProcess = {
   /** What a client dials: a worker's gRPC, a gateway's HTTP. */
   address: string
+  /** HOST:PORT of a gateway's gRPC; '' for a worker. */
+  grpc: string
   process: ChildProcess
   /** What it has written to stderr. */
   log(): string
@@ -16,13 +18,17 @@ export type ServiceProcess = {
   stop(): Promise<number | null>
 }
 
-/** A worker process, on a free port and with the demo model unless the flags say otherwise; env goes on top of this process's. */
+/**
+ * A worker process, on a free port and with the demo model unless the flags say otherwise; env goes on top of this process's.
+ * onSpawn is told its id before it has done anything of note.
+ */
 export const startWorker = (
   flags: readonly string[],
   env: Readonly<Record<string, string>> = {},
+  onSpawn: (pid: number) => void = () => {},
 ): Promise<ServiceProcess> => {
   const models = flags.includes('--models') ? [] : ['--models', join(packageRoot, 'models')]
-  return startService('worker', ['--listen', '127.0.0.1:0', ...models, ...flags], env)
+  return startService('worker', ['--listen', '127.0.0.1:0', ...models, ...flags], env, onSpawn)
 }
 
 /** A gateway process on free ports. */
@@ -40,6 +46,7 @@ const startService = async (
   service: 'worker' | 'gateway',
   flags: readonly string[],
   env: Readonly<Record<string, string>>,
+  onSpawn: (pid: number) => void = () => {},
 ): Promise<ServiceProcess> => {
   const main = join(packageRoot, 'dist', 'services', service, 'main.js')
   if (!existsSync(main)) throw new Error('dist is missing: run npm run build, or npm test, which does')
@@ -51,13 +58,18 @@ const startService = async (
   const { stdout, stderr } = child
   assert(stdout && stderr)
   running.add(child)
+  if (child.pid) onSpawn(child.pid)
   child.once('exit', () => running.delete(child))
   let log = ''
   stderr.setEncoding('utf8').on('data', (text: string) => {
     log += text
   })
-  const address = await new Promise<string>((resolve, reject) => {
-    createInterface(stdout).on('line', (line) => resolve(line.replace(/^listening /, '')))
+  const [address, grpc = ''] = await new Promise<string[]>((resolve, reject) => {
+    const lines: string[] = []
+    createInterface(stdout).on('line', (line) => {
+      lines.push(line.replace(/^listening (grpc )?/, ''))
+      if (lines.length === (service === 'gateway' ? 2 : 1)) resolve(lines)
+    })
     child.once('close', (status) => reject(new Error(`the process ended with ${status}:\n${log}`)))
   })
   const stop = async (): Promise<number | null> => {
@@ -68,5 +80,5 @@ const startService = async (
     }
     return child.exitCode
   }
-  return { address, process: child, log: () => log, stop }
+  return { address, grpc, process: child, log: () => log, stop }
 }
