@@ -18,6 +18,8 @@ type Entry = {
   held: boolean
 }
 
+type ModelExperts = { model: string; experts: { layer: number; experts: number[] }[] }
+
 /** Says which experts are here, and brings and drops them within the memory limit. */
 export class Hold {
   readonly memoryLimitBytes: number
@@ -51,10 +53,20 @@ export class Hold {
     return this.#reservedBytes
   }
 
-  held(): { model: string; experts: { layer: number; experts: number[] }[] }[] {
+  /** Experts that can run, by model. */
+  held(): ModelExperts[] {
+    return this.#list(true)
+  }
+
+  /** Experts on their way in, by model. */
+  loading(): ModelExperts[] {
+    return this.#list(false)
+  }
+
+  #list(wanted: boolean): ModelExperts[] {
     const models = new Map<string, Map<number, number[]>>()
     for (const { model, layer, expert, held } of this.#entries.values()) {
-      if (!held) continue
+      if (held !== wanted) continue
       const layers = models.get(model.hash) ?? new Map<number, number[]>()
       models.set(model.hash, layers)
       layers.set(layer, [...(layers.get(layer) ?? []), expert])

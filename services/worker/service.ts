@@ -22,6 +22,7 @@ export const holdingsOf = (hold: Hold, facts: WorkerFacts, draining: boolean): H
   threads: facts.threads,
   rows_per_second: facts.rowsPerSecond,
   draining,
+  loading: hold.loading(),
 })
 
 type Parts = { hold: Hold; forward: Forward; watch: Watch; holdings: () => HoldingsResponse }
@@ -30,8 +31,10 @@ type Parts = { hold: Hold; forward: Forward; watch: Watch; holdings: () => Holdi
 export const expertHandlers = ({ hold, forward, watch, holdings }: Parts): UntypedServiceImplementation => ({
   Forward: forward.serve,
   Load: unary(async ({ model, experts }: LoadRequest__Output): Promise<LoadResponse> => {
-    const loaded = await hold.load(model, experts)
-    if (loaded > 0) watch.changed()
+    const loading = hold.load(model, experts)
+    // Other gateways need not wait for the end to know that this memory is spoken for.
+    watch.changed()
+    const loaded = await loading.finally(watch.changed)
     return { loaded, held_bytes: hold.heldBytes }
   }),
   Unload: unary(async ({ model, experts }: UnloadRequest__Output): Promise<UnloadResponse> => {

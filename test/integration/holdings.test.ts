@@ -6,7 +6,7 @@ import { loadSync } from '@grpc/proto-loader'
 import { protoPath as healthProto } from 'grpc-health-check'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
 import { connectWorker } from '../../services/gateway/forward/channel.ts'
-import { coverage, homeOf, topologyOf } from '../../services/gateway/placement/locate.ts'
+import { coverage, expertsOf, type Home, homeOf, topologyOf } from '../../services/gateway/placement/locate.ts'
 import { repair } from '../../services/gateway/placement/repair.ts'
 import {
   checkClasses,
@@ -93,6 +93,26 @@ describe('a worker', () => {
     const answers = await Promise.all([1, 2, 3, 4].map(() => control.load(hash, wanted, LIMIT_MS)))
     expect(answers.reduce((sum, { loaded }) => sum + loaded, 0)).toBe(3)
     expect((await control.holdings()).heldBytes).toBe(3 * expertBytes)
+  })
+
+  it('tells others what is on its way in, until it is held', async () => {
+    const control = controlOf((await start()).address)
+    const seen: string[] = []
+    const told = new Promise<void>((resolve, reject) => {
+      const end = control.watch(({ models, loading, heldBytes }) => {
+        const count = (homes: ReadonlyMap<string, Home>): number => expertsOf(homes.get(hash) ?? []).length
+        const [held, coming] = [count(models), count(loading)]
+        expect(heldBytes).toBe((held + coming) * expertBytes)
+        seen.push(`${held} held, ${coming} coming`)
+        if (held === 3) resolve()
+      }, reject)
+      open.push({ close: end })
+    })
+    await expect.poll(() => seen).toContain('0 held, 0 coming')
+    await control.load(hash, [{ layer, experts: [0, 1, 2] }], LIMIT_MS)
+    await told
+    expect(seen).toContain('0 held, 3 coming')
+    expect(seen.at(-1)).toBe('3 held, 0 coming')
   })
 
   it('fills its memory to the last expert, refuses one more, and goes on', async () => {

@@ -23,13 +23,15 @@ import { wishesOf } from './rules.ts'
 import { openStandIn, type StandIn } from './standin.ts'
 import type { Holdings } from './workers.ts'
 
-/** Experts of this model that a worker has memory for, those it holds among them. */
+/** Experts of this model that a worker has memory for, those it holds or is loading among them. */
 export const slotsOf = (
-  { memoryLimitBytes, heldBytes, models }: Holdings,
+  { memoryLimitBytes, heldBytes, models, loading }: Holdings,
   model: string,
   expertBytes: number,
-): number =>
-  Math.max(0, Math.floor((memoryLimitBytes - heldBytes) / expertBytes)) + expertsOf(models.get(model) ?? []).length
+): number => {
+  const own = [models, loading].flatMap((homes) => expertsOf(homes.get(model) ?? []))
+  return Math.max(0, Math.floor((memoryLimitBytes - heldBytes) / expertBytes)) + own.length
+}
 
 export type LiveOptions = GatewayConfig & {
   space: ExpertSpace
@@ -72,7 +74,8 @@ export class LiveFleet implements Fleet {
     let onFailed = (_: MeshError): void => {}
     this.settled = new Promise((resolve, reject) => {
       this.#onSettled = resolve
-      onFailed = reject
+      // Another gateway may have taken the memory meanwhile: that is decided anew.
+      onFailed = (error) => error.code === Code.RESOURCE_EXHAUSTED || reject(error)
     })
     // Only a start with named workers alone waits for it.
     this.settled.catch(() => {})
@@ -234,7 +237,7 @@ export class LiveFleet implements Fleet {
     // While it loads, its figures count some of these experts and not others: those from before hold.
     if (loading.length === 0 && member.holdings) this.#slots.set(member, slotsOf(member.holdings, model, expertBytes))
     const slots = this.#mender.troubled(member) ? 0 : (this.#slots.get(member) ?? 0)
-    const holds = loading.length > 0 ? homeOf([...expertsOf(member.home), ...loading]) : member.home
+    const holds = homeOf([...expertsOf(member.home), ...expertsOf(member.loading), ...loading])
     return { holds, slots, leaving: this.#leaving(member) || this.#believed(member) !== null }
   }
 

@@ -69,6 +69,11 @@ export class Member {
     return this.#holdings?.models.get(this.#options.model) ?? []
   }
 
+  /** Experts of this gateway's model on their way into it, whoever asked. */
+  get loading(): Home {
+    return this.#holdings?.loading.get(this.#options.model) ?? []
+  }
+
   /** Asks at once: settles when its holdings are fresh, or it is known as lost. */
   async look(): Promise<void> {
     if (!this.#holdings) return
@@ -119,11 +124,12 @@ export class Member {
     }
     this.#after(SILENCE_LIMIT_MS, () => void this.look())
     this.#redialMs = REDIAL_FIRST_MS
-    const before = { state: this.#state, home: this.home }
+    const before = { state: this.#state, home: this.home, loading: this.loading }
     this.#holdings = holdings
     this.#state = holdings.draining ? 'draining' : 'live'
     this.#reason = ''
-    if (before.state !== this.#state || !same(before.home, this.home)) this.#options.onChange(this)
+    const known = same(before.home, this.home) && same(before.loading, this.loading)
+    if (before.state !== this.#state || !known) this.#options.onChange(this)
   }
 
   #lose(reason: string): void {

@@ -25,6 +25,8 @@ const RETRY_LAST_MS = 2_000
 export type Holdings = {
   /** Experts by model hash. */
   models: ReadonlyMap<string, Home>
+  /** Experts on their way in, whoever asked for them: heldBytes counts them already. */
+  loading: ReadonlyMap<string, Home>
   /** Hashes of the models it could load. */
   visible: readonly string[]
   heldBytes: number
@@ -127,8 +129,12 @@ export const controlWorker = ({ address, token }: { address: string; token: stri
   }
 }
 
+const byModel = (held: HoldingsResponse__Output['models']): Map<string, Home> =>
+  new Map(held.map(({ model, experts }) => [model, experts]))
+
 const holdingsOf = (response: HoldingsResponse__Output): Holdings => ({
-  models: new Map(response.models.map(({ model, experts }) => [model, experts])),
+  models: byModel(response.models),
+  loading: byModel(response.loading),
   visible: response.visible,
   heldBytes: response.held_bytes,
   memoryLimitBytes: response.memory_limit_bytes,

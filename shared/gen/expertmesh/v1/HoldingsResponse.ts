@@ -13,6 +13,7 @@ export interface HoldingsResponse {
   'threads'?: (number);
   'rows_per_second'?: (number | string);
   'draining'?: (boolean);
+  'loading'?: (_expertmesh_v1_HeldModel)[];
 }
 
 export interface HoldingsResponse__Output {
@@ -25,4 +26,5 @@ export interface HoldingsResponse__Output {
   'threads': (number);
   'rows_per_second': (number);
   'draining': (boolean);
+  'loading': (_expertmesh_v1_HeldModel__Output)[];
 }

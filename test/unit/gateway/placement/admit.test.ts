@@ -16,6 +16,7 @@ const applicant = (address: string, differs: Partial<Holdings> = {}) => ({
     threads: 1,
     rowsPerSecond: 1,
     draining: false,
+    loading: new Map(),
     ...differs,
   },
 })
