@@ -6,7 +6,7 @@ import { loadSync } from '@grpc/proto-loader'
 import { protoPath as healthProto } from 'grpc-health-check'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
 import { connectWorker } from '../../services/gateway/forward/channel.ts'
-import { coverage, expertsOf, type Home, homeOf, topologyOf } from '../../services/gateway/placement/locate.ts'
+import { coverage, expertsOf, homeOf, topologyOf } from '../../services/gateway/placement/locate.ts'
 import { repair } from '../../services/gateway/placement/repair.ts'
 import {
   checkClasses,
@@ -99,20 +99,18 @@ describe('a worker', () => {
     const control = controlOf((await start()).address)
     const seen: string[] = []
     const told = new Promise<void>((resolve, reject) => {
-      const end = control.watch(({ models, loading, heldBytes }) => {
-        const count = (homes: ReadonlyMap<string, Home>): number => expertsOf(homes.get(hash) ?? []).length
-        const [held, coming] = [count(models), count(loading)]
-        expect(heldBytes).toBe((held + coming) * expertBytes)
-        seen.push(`${held} held, ${coming} coming`)
+      const close = control.watch(({ models, loading, heldBytes }) => {
+        const [held, coming] = [models, loading].map((homes) => expertsOf(homes.get(hash) ?? []).length)
+        seen.push(`${held} held, ${coming} coming, ${heldBytes / expertBytes} in memory`)
         if (held === 3) resolve()
       }, reject)
-      open.push({ close: end })
+      open.push({ close })
     })
-    await expect.poll(() => seen).toContain('0 held, 0 coming')
+    await expect.poll(() => seen).toContain('0 held, 0 coming, 0 in memory')
     await control.load(hash, [{ layer, experts: [0, 1, 2] }], LIMIT_MS)
     await told
-    expect(seen).toContain('0 held, 3 coming')
-    expect(seen.at(-1)).toBe('3 held, 0 coming')
+    expect(seen).toContain('0 held, 3 coming, 3 in memory')
+    expect(seen.at(-1)).toBe('3 held, 0 coming, 3 in memory')
   })
 
   it('fills its memory to the last expert, refuses one more, and goes on', async () => {
