@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { Code, MeshError } from '../../shared/errors.ts'
+import { ropeOf } from '../../shared/model/rope.ts'
 import { advance, type Limits, type Plan, type Span, schedule } from './batch/schedule.ts'
 import type { Batch } from './forward/batch.ts'
 import { positionDigest } from './forward/digest.ts'
@@ -129,7 +130,7 @@ export class RunningEngine {
 
   /** What a sequence's cached rows depend on besides its ids. Prompts scored in full never start from another's rows. */
   #salt({ request }: Sequence): string {
-    const { scaling } = this.#forward.config.positions
+    const { scaling } = ropeOf(this.#forward.config)
     const stretched = scaling.kind === 'dynamic' && request.prompt.length > scaling.maxPositions
     if (request.promptLogprobs) return request.id
     return stretched ? `prompt of ${request.prompt.length}` : ''

@@ -22,7 +22,8 @@ export type RopeScaling =
     }
   | { kind: 'llama3'; factor: number; lowFactor: number; highFactor: number; originalPositions: number }
 
-export type Positions = {
+/** Rotary position embeddings (arXiv:2104.09864): queries and keys are turned by their positions. */
+export type RopePositions = {
   kind: 'rope'
   /** half: pairs (x_i, x_{i+d/2}); interleaved: pairs (x_2i, x_2i+1). */
   layout: 'half' | 'interleaved'
@@ -31,6 +32,19 @@ export type Positions = {
   theta: number
   scaling: RopeScaling
 }
+
+/**
+ * How a model tells positions apart. sinusoidal and learned add a row [H] to a token's embedding, that of position p + first for the
+ * token at p; relative adds a number per head to q·k.
+ */
+export type Positions =
+  | RopePositions
+  /** Row [sin | cos] of position · 10000^(−j / divisor), j < H/2 (arXiv:1706.03762 §3.5 has divisor H/2 and interleaves the two halves). */
+  | { kind: 'sinusoidal'; first: number; divisor: number }
+  /** Rows of the tensor positions [rows, H], one for each stack. */
+  | { kind: 'learned'; first: number; rows: number }
+  /** The tensor positions [buckets, heads], one for each stack, at the bucket of (key − query); distances from maxDistance on share one (arXiv:1910.10683 §2.1). */
+  | { kind: 'relative'; buckets: number; maxDistance: number }
 
 /** Grouped-query attention; multi-head attention is kvHeads = heads. */
 export type GqaAttention = {
@@ -66,6 +80,18 @@ export type MlaAttention = {
 
 export type Attention = GqaAttention | MlaAttention
 
+/**
+ * What an encoder's router drops (arXiv:2101.03961 §2.2). An expert takes so many of a sequence's assignments, first choices before
+ * second ones and those in the order of rows; the others count, but are not computed. A decoder's row is routed by itself, as if each
+ * were a step of its own, so nothing is ever dropped there.
+ */
+export type Capacity = {
+  /** rows of a sequence an expert takes; share: ⌈share · the sequence's rows⌉. */
+  limit: { rows: number } | { share: number }
+  /** Renormalised weights are divided by the sum of what is left, not of all that was chosen. */
+  dropFirst: boolean
+}
+
 export type Router = {
   /** s = softmax or sigmoid of x·Wᵀ, in fp32. */
   score: 'softmax' | 'sigmoid'
@@ -77,6 +103,8 @@ export type Router = {
   renormalise: { epsilon: number } | null
   /** Multiplies the weights last. */
   scale: number
+  /** null: nothing is dropped. */
+  capacity: Capacity | null
 }
 
 export type Moe = {
@@ -91,25 +119,59 @@ export type Moe = {
   sharedGate: boolean
 }
 
+/** An FFN is down(act(up·x)), or, gated, down(act(gate·x) * (up·x)) (arXiv:2002.05202). */
+export type Ffn = {
+  /** gelu: with erf; gelu_tanh: its approximation by tanh. */
+  activation: 'silu' | 'relu' | 'gelu' | 'gelu_tanh'
+  gated: boolean
+  /** up and down carry a bias; not where gated. */
+  bias: boolean
+}
+
+/** What makes a model an encoder–decoder (arXiv:1706.03762 §3.1). */
+export type Encoder = {
+  /** The first of the model's layers see a source both ways; those after them see its last rows too (cross-attention). */
+  layers: number
+  /** decoder_start_token_id: the decoder's first row, before any token is generated. */
+  start: number
+  /** The first token generated, whatever the logits say. */
+  forcedFirst: number | null
+  /** The last token of an output that reaches its greatest length. */
+  forcedLast: number | null
+  /** Ids never generated. */
+  suppressed: readonly number[]
+  /** Ids never generated first. */
+  suppressedFirst: readonly number[]
+}
+
 export type ModelConfig = {
   /** model_type of the checkpoint. */
   family: string
   vocabulary: number
   hidden: number
-  /** Longest prompt + output, in tokens. */
+  /** Longest prompt + output, in tokens; with an encoder, longest source and longest output, each. */
   contextLength: number
-  norm: { kind: 'rms'; placement: 'pre'; eps: number }
+  /**
+   * rms (arXiv:1910.07467), or layer (arXiv:1607.06450), which carries biases. pre: x + f(norm(x)), and a norm after the last layer of
+   * a stack; post: norm(x + f(x)).
+   */
+  norm: { kind: 'rms' | 'layer'; placement: 'pre' | 'post'; eps: number }
+  /** Embeddings are multiplied by scale, positions are added, and a norm follows or none. */
+  embedding: { scale: number; norm: boolean }
   positions: Positions
   attention: Attention
-  /** FFNs are down(silu(gate·x) * (up·x)). */
-  activation: 'silu'
+  ffn: Ffn
   /** Width of the FFN of dense layers. */
   denseWidth: number
   moe: Moe
-  /** One entry per layer. window: a token sees itself and the window − 1 tokens before it; null: all of them. */
+  /** null: a decoder alone. */
+  encoder: Encoder | null
+  /** One entry per layer of the whole model, an encoder's before the decoder's. window: a token sees itself and the window − 1 tokens before it; null: all of them. */
   layers: readonly { ffn: 'dense' | 'sparse'; window: number | null }[]
   /** The head reads the embedding table. */
   tied: boolean
+  /** Logits are scale · (head·x), plus the tensor head.bias or none. */
+  head: { scale: number; bias: boolean }
   bos: number | null
   /** Every id that ends a sequence, generation_config.json's before config.json's. */
   eos: readonly number[]
@@ -118,6 +180,7 @@ export type ModelConfig = {
 /** Names of a layer's tensors in canonical form, with shapes; which of them exist follows from the config. All [out, in]. */
 export type LayerTensor =
   | 'attention.norm' // [H]
+  | 'attention.norm.bias' // [H], as every norm's bias
   | 'attention.q' // gqa [heads·headDim, H]; mla without q-lora [heads·(nope+rope), H]
   | 'attention.q.bias'
   | 'attention.k' // [kvHeads·headDim, H]
@@ -136,15 +199,25 @@ export type LayerTensor =
   | 'attention.kv.a.bias'
   | 'attention.kv.a.norm' // [kvLora]
   | 'attention.kv.b' // [heads·(nope+valueDim), kvLora], per head [nope | value]
+  | 'cross.norm' // [H]
+  | 'cross.norm.bias'
+  | CrossTensor
   | 'ffn.norm' // [H]
+  | 'ffn.norm.bias'
   | 'shared.gate' // [denseWidth | sharedWidth, H]: a dense layer's FFN is its shared expert
   | 'shared.up' // as shared.gate
+  | 'shared.up.bias'
   | 'shared.down' // [H, denseWidth | sharedWidth]
+  | 'shared.down.bias'
   | 'shared.router' // [1, H]
   | 'router' // [E, H]
   | 'router.bias' // [E]
-export type ModelTensor = 'embed' | 'norm' | 'head' // [V,H] [H] [V,H]
-export type ExpertTensor = 'gate' | 'up' | 'down' // [I,H] [I,H] [H,I]
+/** Attention of a decoder's rows to the encoder's: shaped as the layer's own. */
+export type CrossTensor = `cross.${'q' | 'k' | 'v' | 'o'}${'' | '.bias'}`
+/** Tensors that encoder and decoder each have of their own. */
+export type StackTensor = 'positions' | 'embed.norm' | 'embed.norm.bias' | 'norm' | 'norm.bias' // [rows,H] | [buckets,heads], [H] …
+export type ModelTensor = 'embed' | StackTensor | `encoder.${StackTensor}` | 'head' | 'head.bias' // [V,H] … [V,H] [1,V]
+export type ExpertTensor = 'gate' | 'up' | 'up.bias' | 'down' | 'down.bias' // [I,H] [I,H] [I] [H,I] [H]
 
 /** Where a canonical tensor lies in a checkpoint: a named tensor of that exact shape, or rows [begin, end) of it, flattened to [rows, last dimension]. */
 export type Source = { name: string; shape: readonly number[]; rows?: { begin: number; end: number } }

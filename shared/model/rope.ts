@@ -1,4 +1,5 @@
-import type { Positions, RopeScaling } from './config.ts'
+import assert from 'node:assert/strict'
+import type { ModelConfig, RopePositions, RopeScaling } from './config.ts'
 
 /**
  * Angles of rotary position embeddings (Su et al. 2021), with transformers' roundings (modeling_rope_utils.py): frequencies and angles
@@ -18,7 +19,13 @@ const { fround } = Math
 /** Rows of angles kept; recomputing one is cheap, so the bound only caps memory. */
 const ROWS_KEPT_MAX = 1 << 16
 
-export const openRope = ({ dim, theta, scaling }: Positions): Rope => {
+/** The positions of a model that has rotary ones; any other is a broken invariant. */
+export const ropeOf = ({ positions }: ModelConfig): RopePositions => {
+  assert(positions.kind === 'rope', `positions are ${positions.kind}, not rope`)
+  return positions
+}
+
+export const openRope = ({ dim, theta, scaling }: RopePositions): Rope => {
   const half = dim / 2
   const base = frequencies(dim, theta)
   const fixed = scaling.kind === 'dynamic' ? base : scale(base, dim, theta, scaling)

@@ -1,4 +1,4 @@
-import type { GqaAttention, LayerTensor, MlaAttention, Positions } from '../../shared/model/config.ts'
+import type { GqaAttention, LayerTensor, MlaAttention, RopePositions } from '../../shared/model/config.ts'
 import { dot, linear } from './linear.ts'
 import { rmsNorm } from './norm.ts'
 import { rotate, type Turn } from './rope.ts'
@@ -11,16 +11,32 @@ export type Tensors = Partial<Record<LayerTensor, Float32Array>>
 
 type Heads = { heads: number; kvHeads: number; keyDim: number; valueDim: number; scale: number }
 
+/** Which keys a query sees: causal, those up to its own position (the last `window` of them); else all. */
+export type Sight = {
+  causal: boolean
+  window: number | null
+  /** Added to scale · q·k. */
+  bias: ((head: number, query: number, key: number) => number) | null
+}
+
 /**
- * softmax(scale · q·k) v for each head of one query row q [heads·keyDim] over positions begin…end−1 → [heads·valueDim].
+ * softmax(scale · q·k + bias) v for each head of one query row q [heads·keyDim] over positions begin…end−1 → [heads·valueDim].
  * Query head h reads key head ⌊h · kvHeads / heads⌋ (arXiv:2305.13245).
  */
-const attendRow = (q: Float32Array, past: KeyValues, begin: number, end: number, shape: Heads): Float32Array => {
+const attendRow = (
+  q: Float32Array,
+  past: KeyValues,
+  { begin, end }: { begin: number; end: number },
+  shape: Heads,
+  bias: (head: number, key: number) => number,
+): Float32Array => {
   const { heads, kvHeads, keyDim, valueDim, scale } = shape
   const out = new Float32Array(heads * valueDim)
   for (let head = 0; head < heads; head++) {
     const kv = Math.floor((head * kvHeads) / heads)
-    const scores = past.keys.slice(begin, end).map((key) => scale * dot(q, head * keyDim, key, kv * keyDim, keyDim))
+    const scores = past.keys
+      .slice(begin, end)
+      .map((key, i) => scale * dot(q, head * keyDim, key, kv * keyDim, keyDim) + bias(head, begin + i))
     const top = scores.reduce((a, b) => Math.max(a, b))
     const powers = scores.map((score) => Math.exp(score - top))
     const sum = powers.reduce((a, b) => a + b)
@@ -33,16 +49,17 @@ const attendRow = (q: Float32Array, past: KeyValues, begin: number, end: number,
   return out
 }
 
-/** Causal attention of the rows q [T, heads·keyDim], the last T positions of `past`. → [T, heads·valueDim]. */
-export const causal = (q: Float32Array, past: KeyValues, shape: Heads, window: number | null): Float32Array => {
+/** Attention of the rows q [T, heads·keyDim]; where order matters, they are the last T positions of `past`. → [T, heads·valueDim]. */
+export const attendRows = (q: Float32Array, past: KeyValues, shape: Heads, sight: Sight): Float32Array => {
   const width = shape.heads * shape.keyDim
   const rows = q.length / width
   const first = past.keys.length - rows
   const out = new Float32Array(rows * shape.heads * shape.valueDim)
   for (let row = 0; row < rows; row++) {
-    const end = first + row + 1
-    const begin = window === null ? 0 : Math.max(end - window, 0)
-    const result = attendRow(q.subarray(row * width, (row + 1) * width), past, begin, end, shape)
+    const end = sight.causal ? first + row + 1 : past.keys.length
+    const begin = sight.window === null ? 0 : Math.max(end - sight.window, 0)
+    const bias = (head: number, key: number) => sight.bias?.(head, first + row, key) ?? 0
+    const result = attendRow(q.subarray(row * width, (row + 1) * width), past, { begin, end }, shape, bias)
     out.set(result, row * result.length)
   }
   return out
@@ -55,7 +72,7 @@ const rotateHeads = (
   width: number,
   offset: number,
   turns: Turn[],
-  layout: Positions['layout'],
+  layout: RopePositions['layout'],
 ) =>
   turns.forEach((turn, row) => {
     for (let head = 0; head < heads; head++) rotate(x, (row * heads + head) * width + offset, turn, layout)
@@ -65,13 +82,13 @@ const pushRows = (rows: Float32Array[], x: Float32Array, width: number): void =>
   for (let at = 0; at < x.length; at += width) rows.push(x.slice(at, at + width))
 }
 
-/** What a layer's attention reads besides its weights: x [T,H] normed, `turns` of its T rows, and the rows before them. */
+/** What a layer's attention reads besides its weights: x [T,H], `turns` of its T rows (none where positions are not rope), and the rows before them. */
 export type AttentionInput = {
   x: Float32Array
   hidden: number
   turns: Turn[]
-  layout: Positions['layout']
-  window: number | null
+  layout: RopePositions['layout']
+  sight: Sight
   /** The T new rows are appended. */
   past: KeyValues
 }
@@ -95,7 +112,7 @@ export const gqa = (attention: GqaAttention, tensors: Tensors, eps: number, inpu
   pushRows(past.values, clamp(projected('v')), kvHeads * headDim)
   const shape = { heads, kvHeads, keyDim: headDim, valueDim: headDim, scale: attention.scale }
   return linear(
-    causal(q, past, shape, input.window),
+    attendRows(q, past, shape, input.sight),
     tensors['attention.o']!,
     heads * headDim,
     tensors['attention.o.bias'],
@@ -134,7 +151,7 @@ export const mla = (attention: MlaAttention, tensors: Tensors, input: AttentionI
   })
   const shape = { heads, kvHeads: heads, keyDim: nope + rope, valueDim, scale: attention.scale }
   return linear(
-    causal(q, past, shape, input.window),
+    attendRows(q, past, shape, input.sight),
     tensors['attention.o']!,
     heads * valueDim,
     tensors['attention.o.bias'],
@@ -144,4 +161,31 @@ export const mla = (attention: MlaAttention, tensors: Tensors, input: AttentionI
     const a = linear(x, tensors['attention.q.a']!, hidden, tensors['attention.q.a.bias'])
     return linear(rmsNorm(a, tensors['attention.q.a.norm']!, eps), tensors['attention.q.b']!, width)
   }
+}
+
+/** Keys and values of an encoder's rows [L,H], as a decoder layer's cross-attention sees them. */
+export const crossKeys = (
+  { kvHeads, headDim }: GqaAttention,
+  tensors: Tensors,
+  rows: Float32Array,
+  hidden: number,
+): KeyValues => {
+  const seen: KeyValues = { keys: [], values: [] }
+  pushRows(seen.keys, linear(rows, tensors['cross.k']!, hidden, tensors['cross.k.bias']), kvHeads * headDim)
+  pushRows(seen.values, linear(rows, tensors['cross.v']!, hidden, tensors['cross.v.bias']), kvHeads * headDim)
+  return seen
+}
+
+/** Attention of a decoder's rows x [T,H] to an encoder's, whose order is no matter. → [T,H], before the residual. */
+export const cross = (
+  { heads, kvHeads, headDim, scale }: GqaAttention,
+  tensors: Tensors,
+  x: Float32Array,
+  hidden: number,
+  seen: KeyValues,
+): Float32Array => {
+  const q = linear(x, tensors['cross.q']!, hidden, tensors['cross.q.bias'])
+  const shape = { heads, kvHeads, keyDim: headDim, valueDim: headDim, scale }
+  const mixed = attendRows(q, seen, shape, { causal: false, window: null, bias: null })
+  return linear(mixed, tensors['cross.o']!, heads * headDim, tensors['cross.o.bias'])
 }

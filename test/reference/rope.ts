@@ -1,4 +1,4 @@
-import type { Positions, RopeScaling } from '../../shared/model/config.ts'
+import type { RopePositions, RopeScaling } from '../../shared/model/config.ts'
 
 /** cos and sin of a row's rotation angles, [d/2] each, times yarn's attention factor. */
 export type Turn = { cos: Float32Array; sin: Float32Array }
@@ -39,7 +39,7 @@ const llama3 = (frequency: number, scaling: RopeScaling & { kind: 'llama3' }): n
 }
 
 /** Rotation per position of each pair, [d/2], in a sequence of `length` tokens (of no matter but to dynamic scaling). */
-export const frequencies = ({ theta, dim, scaling }: Positions, length: number): Float32Array => {
+export const frequencies = ({ theta, dim, scaling }: RopePositions, length: number): Float32Array => {
   const plain = periods(theta, dim)
   switch (scaling.kind) {
     case 'none':
@@ -64,7 +64,7 @@ export const frequencies = ({ theta, dim, scaling }: Positions, length: number):
  * The rotation of the row at `position`, in a sequence whose prompt has `promptLength` tokens. Dynamic scaling takes the
  * length the sequence has when the row is first computed, so the chunks a prompt is cut into change nothing.
  */
-export const turnAt = (positions: Positions, position: number, promptLength: number): Turn => {
+export const turnAt = (positions: RopePositions, position: number, promptLength: number): Turn => {
   const { scaling } = positions
   const attentionFactor = scaling.kind === 'yarn' ? fround(scaling.attentionFactor) : 1
   const angles = frequencies(positions, Math.max(promptLength, position + 1)).map((frequency) => frequency * position)
@@ -75,7 +75,7 @@ export const turnAt = (positions: Positions, position: number, promptLength: num
 }
 
 /** Rotates the d values of x that start at `at`, in place. arXiv:2104.09864. */
-export const rotate = (x: Float32Array, at: number, turn: Turn, layout: Positions['layout']): void => {
+export const rotate = (x: Float32Array, at: number, turn: Turn, layout: RopePositions['layout']): void => {
   const half = turn.cos.length
   for (let i = 0; i < half; i++) {
     const [first, second] = layout === 'half' ? [at + i, at + half + i] : [at + 2 * i, at + 2 * i + 1]

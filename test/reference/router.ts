@@ -1,4 +1,4 @@
-import type { Router } from '../../shared/model/config.ts'
+import type { Capacity, Router } from '../../shared/model/config.ts'
 import { sigmoid } from './linear.ts'
 
 /** Where each token row goes: ids [T,K] ascending within a row, weights [T,K] in the same order. */
@@ -40,34 +40,55 @@ const limitToGroups = (choice: Float32Array, groups: NonNullable<Router['groups'
   return choice.map((value, expert) => (kept.has(Math.floor(expert / size)) ? value : -Infinity))
 }
 
-/** Selects topK experts of one row of affinities [E] and weighs them. */
-const routeRow = (scores: Float32Array, router: Router, topK: number, bias?: Float32Array) => {
+/** The topK experts of one row of affinities [E], best first. */
+const choose = (scores: Float32Array, router: Router, topK: number, bias?: Float32Array): number[] => {
   const biased = scores.map((score, expert) => score + (bias ? bias[expert] : 0))
-  const choice = router.groups ? limitToGroups(biased, router.groups) : biased
-  const ids = largest(choice, topK).sort((a, b) => a - b)
-  const chosen = ids.map((id) => scores[id])
-  const sum = chosen.reduce((a, b) => a + b, 0)
-  const divisor = router.renormalise ? sum + router.renormalise.epsilon : 1
-  return { ids, weights: chosen.map((score) => (score / divisor) * router.scale) }
+  return largest(router.groups ? limitToGroups(biased, router.groups) : biased, topK)
 }
 
-/** Affinities [T,E] and the selection bias [E] of a router that has one → routes. */
+/**
+ * Which of a sequence's assignments its experts have room for, by row and rank: all first choices in the order of rows, then all second
+ * ones; those without room count too (arXiv:2101.03961 §2.2; for two choices, arXiv:2006.16668 algorithm 1, as fairseq has it).
+ */
+const keep = (chosen: readonly number[][], experts: number, { limit }: Capacity): boolean[][] => {
+  const room = 'rows' in limit ? limit.rows : Math.ceil(limit.share * chosen.length)
+  const taken = new Array<number>(experts).fill(0)
+  const kept = chosen.map((ids) => ids.map(() => true))
+  for (let rank = 0; rank < chosen[0].length; rank++)
+    chosen.forEach((ids, row) => {
+      kept[row][rank] = taken[ids[rank]]++ < room
+    })
+  return kept
+}
+
+/**
+ * Affinities [T,E] and the selection bias [E] of a router that has one → routes. `whole`: the rows are all of an encoder's sequence, so
+ * capacity counts, and what is dropped weighs 0; else each row is routed alone.
+ */
 export const route = (
   scores: Float32Array,
-  moe: { experts: number; topK: number; router: Router },
+  { experts, topK, router }: { experts: number; topK: number; router: Router },
   bias?: Float32Array,
+  whole = false,
 ): Routes => {
-  const rows = scores.length / moe.experts
-  const routes = { ids: new Int32Array(rows * moe.topK), weights: new Float32Array(rows * moe.topK) }
-  for (let row = 0; row < rows; row++) {
-    const { ids, weights } = routeRow(
-      scores.subarray(row * moe.experts, (row + 1) * moe.experts),
-      moe.router,
-      moe.topK,
-      bias,
+  const rows = Array.from({ length: scores.length / experts }, (_, row) =>
+    scores.subarray(row * experts, (row + 1) * experts),
+  )
+  const chosen = rows.map((row) => choose(row, router, topK, bias))
+  const { capacity, renormalise, scale } = router
+  const kept = whole && capacity ? keep(chosen, experts, capacity) : null
+  const routes = { ids: new Int32Array(rows.length * topK), weights: new Float32Array(rows.length * topK) }
+  rows.forEach((row, at) => {
+    const left = (id: number) => kept?.[at][chosen[at].indexOf(id)] ?? true
+    const ids = chosen[at].toSorted((a, b) => a - b)
+    const summed = capacity?.dropFirst ? ids.filter(left) : ids
+    const sum = summed.reduce((total, id) => total + row[id], 0)
+    const divisor = renormalise ? sum + renormalise.epsilon : 1
+    routes.ids.set(ids, at * topK)
+    routes.weights.set(
+      ids.map((id) => (left(id) ? (row[id] / divisor) * scale : 0)),
+      at * topK,
     )
-    routes.ids.set(ids, row * moe.topK)
-    routes.weights.set(weights, row * moe.topK)
-  }
+  })
   return routes
 }

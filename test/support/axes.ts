@@ -1,4 +1,5 @@
-import type { Attention, ModelConfig, Positions } from '../../shared/model/config.ts'
+import type { Attention, ModelConfig, RopePositions } from '../../shared/model/config.ts'
+import { ropeOf } from '../../shared/model/rope.ts'
 import { seeded } from './random.ts'
 
 /** How many of the drawn configs it takes until every axis has taken each of its values beside several of the others'. */
@@ -33,7 +34,7 @@ export const drawConfig = (index: number): ModelConfig => {
   const next = seeded(index * 7919 + 1)
   const pick: Pick = (...choices) => choices[next(choices.length)]
   const { attention, rotated } = drawAttention(pick, index)
-  const layout: Positions['layout'] = index % 4 < 2 ? 'half' : 'interleaved'
+  const layout: RopePositions['layout'] = index % 4 < 2 ? 'half' : 'interleaved'
   const sharedWidth = pick(0, 19, 20)
   return {
     family: 'drawn',
@@ -43,13 +44,23 @@ export const drawConfig = (index: number): ModelConfig => {
     norm: { kind: 'rms', placement: 'pre', eps: pick(1e-6, 1e-5, 0.01) },
     positions: { kind: 'rope', layout, dim: rotated, theta: pick(100, 10_000), scaling: { kind: 'none' } },
     attention,
-    activation: 'silu',
+    embedding: { scale: 1, norm: false },
+    ffn: { activation: 'silu', gated: true, bias: false },
+    encoder: null,
+    head: { scale: 1, bias: false },
     denseWidth: pick(27, 64),
     moe: {
       experts: pick(3, 7),
       topK: 2,
       width: pick(1, 11, 23),
-      router: { score: pick('softmax', 'sigmoid'), bias: false, groups: null, renormalise: null, scale: 1 },
+      router: {
+        score: pick('softmax', 'sigmoid'),
+        bias: false,
+        groups: null,
+        renormalise: null,
+        scale: 1,
+        capacity: null,
+      },
       sharedWidth,
       sharedGate: sharedWidth > 0 && pick(true, false),
     },
@@ -64,7 +75,9 @@ export const drawConfig = (index: number): ModelConfig => {
 }
 
 /** Names the axes of a config in a test's title. */
-export const axesOf = ({ attention: a, positions, moe, tied }: ModelConfig): string => {
+export const axesOf = (config: ModelConfig): string => {
+  const { attention: a, moe, tied } = config
+  const positions = ropeOf(config)
   const kind =
     a.kind === 'mla'
       ? `mla, q-lora ${a.qLora ?? 'none'}`

@@ -1,5 +1,6 @@
 import type { LayerTensor, ModelConfig } from '../../shared/model/config.ts'
 import type { Weights } from '../../shared/model/fill.ts'
+import { ropeOf } from '../../shared/model/rope.ts'
 import { linear, sigmoid } from '../reference/linear.ts'
 import { rmsNorm } from '../reference/norm.ts'
 import { rotate, type Turn } from '../reference/rope.ts'
@@ -15,10 +16,11 @@ export const rowsOf = (x: Float32Array, width: number): Float32Array[] =>
   Array.from({ length: x.length / width }, (_, row) => x.slice(row * width, (row + 1) * width))
 
 /** Rotates in place every run of `width` values from `offset` on, the T rows of y by their turns. */
-const turned = (y: Float32Array, turns: readonly Turn[], width: number, offset: number, { positions }: ModelConfig) => {
+const turned = (y: Float32Array, turns: readonly Turn[], width: number, offset: number, config: ModelConfig) => {
+  const { layout } = ropeOf(config)
   const rowWidth = y.length / turns.length
   for (const [row, turn] of turns.entries())
-    for (let at = row * rowWidth; at < (row + 1) * rowWidth; at += width) rotate(y, at + offset, turn, positions.layout)
+    for (let at = row * rowWidth; at < (row + 1) * rowWidth; at += width) rotate(y, at + offset, turn, layout)
   return y
 }
 

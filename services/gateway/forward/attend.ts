@@ -1,5 +1,6 @@
 import type { ModelConfig } from '../../../shared/model/config.ts'
 import { cacheArrays, mixedWidth, queryWidth } from '../../../shared/model/graph/attend.ts'
+import { ropeOf } from '../../../shared/model/rope.ts'
 import { float32, int64, type Session } from '../../../shared/model/session.ts'
 import { type Batch, isolate } from './batch.ts'
 import type { KvCache } from './cache.ts'
@@ -34,7 +35,7 @@ export const attend = async (
   batch: Batch,
 ): Promise<Attended> => {
   const T = batch.rows
-  const half = config.positions.dim / 2
+  const half = ropeOf(config).dim / 2
   const hidden = float32(h, [T, config.hidden])
   const angles = { cos: float32(batch.cos, [1, T, half]), sin: float32(batch.sin, [1, T, half]) }
   const { q, k, v } = await sessions.project[layer].run({ h: hidden, ...angles })

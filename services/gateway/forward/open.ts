@@ -4,7 +4,7 @@ import { attentionGraph, cacheArrays } from '../../../shared/model/graph/attend.
 import type { Graph } from '../../../shared/model/graph/onnx.ts'
 import { modelHash, openModel } from '../../../shared/model/open.ts'
 import { hasShared, type Part, partGraph, shardName } from '../../../shared/model/part.ts'
-import { openRope } from '../../../shared/model/rope.ts'
+import { openRope, ropeOf } from '../../../shared/model/rope.ts'
 import { openSession, type Session } from '../../../shared/model/session.ts'
 import { shardFolder } from '../../../shared/model/shard.ts'
 import { KvCache } from './cache.ts'
@@ -44,7 +44,7 @@ export const openForward = async (options: ForwardOptions): Promise<Forward> => 
   const biased = (layer: number): boolean => config.moe.router.bias && config.layers[layer].ffn === 'sparse'
   const forward = {
     config,
-    rope: openRope(config.positions),
+    rope: openRope(ropeOf(config)),
     cache,
     embed: await openPart({ kind: 'embed' }),
     attend: {

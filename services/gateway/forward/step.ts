@@ -1,5 +1,5 @@
 import type { ModelConfig } from '../../../shared/model/config.ts'
-import type { Rope } from '../../../shared/model/rope.ts'
+import { type Rope, ropeOf } from '../../../shared/model/rope.ts'
 import type { Session } from '../../../shared/model/session.ts'
 import type { Span } from '../batch/schedule.ts'
 import { type Attended, type AttendSessions, attend } from './attend.ts'
@@ -54,7 +54,7 @@ export const step = async (
   signal: AbortSignal,
 ): Promise<StepResult> => {
   const { config } = forward
-  const batch = makeBatch(spans, forward.rope, config.positions.dim)
+  const batch = makeBatch(spans, forward.rope, ropeOf(config).dim)
   let h = await embed(forward.embed, batch) // [T,H]
   for (let layer = 0; layer < config.layers.length; layer++) {
     h = await runLayer(forward, layer, h, batch, signal)

@@ -9,7 +9,10 @@ import { type RopeSettings, readRope } from './rope.ts'
  */
 export type Family = (keys: Keys, generation: Keys, holds: Holds) => { config: ModelConfig; weights: WeightMap }
 
-type Basics = Pick<ModelConfig, 'family' | 'vocabulary' | 'hidden' | 'norm' | 'activation' | 'tied' | 'bos' | 'eos'>
+type Basics = Pick<
+  ModelConfig,
+  'family' | 'vocabulary' | 'hidden' | 'norm' | 'embedding' | 'ffn' | 'encoder' | 'tied' | 'head' | 'bos' | 'eos'
+>
 
 /** What every family's config.json says in the same words. eps is the family's default for rms_norm_eps. */
 export const readBasics = (keys: Keys, generation: Keys, eps: number): Basics => {
@@ -21,8 +24,11 @@ export const readBasics = (keys: Keys, generation: Keys, eps: number): Basics =>
     vocabulary: keys.count('vocab_size'),
     hidden: keys.count('hidden_size'),
     norm: { kind: 'rms', placement: 'pre', eps: keys.number('rms_norm_eps', eps) },
-    activation: 'silu',
+    embedding: { scale: 1, norm: false },
+    ffn: { activation: 'silu', gated: true, bias: false },
+    encoder: null,
     tied: keys.flag('tie_word_embeddings', false),
+    head: { scale: 1, bias: false },
     bos: (generation.ids('bos_token_id') ?? keys.ids('bos_token_id'))?.[0] ?? null,
     eos: generation.ids('eos_token_id') ?? keys.ids('eos_token_id') ?? [],
   }

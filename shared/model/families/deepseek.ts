@@ -17,6 +17,7 @@ export const deepseek: Family = (keys, generation, holds) => {
         groups: null,
         renormalise: keys.flag('norm_topk_prob', false) && experts.topK > 1 ? { epsilon: 1e-20 } : null,
         scale: 1,
+        capacity: null,
       },
       sharedWidth: keys.whole('n_shared_experts', 0) * experts.width,
       sharedGate: false,

@@ -26,6 +26,7 @@ export const deepseek_v2: Family = (keys, generation, holds) => {
         groups: method === 'greedy' ? null : readGroups(keys, 'max', experts),
         renormalise: null,
         scale: keys.number('routed_scaling_factor', 1),
+        capacity: null,
       },
       sharedWidth: keys.whole('n_shared_experts', 0) * experts.width,
       sharedGate: false,

@@ -21,6 +21,7 @@ export const deepseek_v3: Family = (keys, generation, holds) => {
         groups: readGroups(keys, 'top2', experts),
         renormalise: keys.flag('norm_topk_prob', true) ? { epsilon: 1e-20 } : null,
         scale: keys.number('routed_scaling_factor', 2.5),
+        capacity: null,
       },
       sharedWidth: keys.whole('n_shared_experts', 1) * experts.width,
       sharedGate: false,

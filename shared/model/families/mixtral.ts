@@ -14,7 +14,14 @@ export const mixtral: Family = (keys, generation, holds) => {
     denseWidth: experts.width,
     moe: {
       ...experts,
-      router: { score: 'softmax' as const, bias: false, groups: null, renormalise: { epsilon: 0 }, scale: 1 },
+      router: {
+        score: 'softmax' as const,
+        bias: false,
+        groups: null,
+        renormalise: { epsilon: 0 },
+        scale: 1,
+        capacity: null,
+      },
       sharedWidth: 0,
       sharedGate: false,
     },

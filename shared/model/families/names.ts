@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import type { ExpertTensor, LayerTensor, ModelConfig, Source, WeightMap } from '../config.ts'
+import type { ExpertTensor, LayerTensor, ModelConfig, ModelTensor, Source, WeightMap } from '../config.ts'
 import { expertTensors, layerTensors, modelTensors } from '../tensors.ts'
 
 /** Whether a checkpoint holds a tensor of that name; tells one layout from another. */
@@ -12,7 +12,7 @@ export type Naming = {
   /** The shared experts inside the block. */
   shared: string
   /** One routed expert's matrices. */
-  expert: Record<ExpertTensor, string>
+  expert: Partial<Record<ExpertTensor, string>>
 }
 
 export const plainNaming: Naming = {
@@ -55,7 +55,11 @@ export const hubWeights = (config: ModelConfig, holds: Holds, naming: (layer: nu
   const ofModel = modelTensors(config)
   const ofExpert = expertTensors(config)
   const ofLayer = config.layers.map((_, layer) => layerTensors(config, layer))
-  const modelNames = { embed: 'model.embed_tokens.weight', norm: 'model.norm.weight', head: 'lm_head.weight' }
+  const modelNames: Partial<Record<ModelTensor, string>> = {
+    embed: 'model.embed_tokens.weight',
+    norm: 'model.norm.weight',
+    head: 'lm_head.weight',
+  }
 
   const ffnName = (layer: number, name: LayerTensor): string => {
     const { block, shared } = naming(layer)
@@ -86,7 +90,10 @@ export const hubWeights = (config: ModelConfig, holds: Holds, naming: (layer: nu
   }
 
   return {
-    model: (name) => ({ name: modelNames[name === 'head' && config.tied ? 'embed' : name], shape: ofModel.get(name)! }),
+    model: (name) => ({
+      name: modelNames[name === 'head' && config.tied ? 'embed' : name]!,
+      shape: ofModel.get(name)!,
+    }),
     layer: (layer, name) => {
       const shape = ofLayer[layer]?.get(name)
       assert(shape, `layer ${layer} has no tensor ${name}`)

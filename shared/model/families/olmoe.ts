@@ -18,6 +18,7 @@ export const olmoe: Family = (keys, generation, holds) => {
         groups: null,
         renormalise: keys.flag('norm_topk_prob', false) ? { epsilon: 0 } : null,
         scale: 1,
+        capacity: null,
       },
       sharedWidth: 0,
       sharedGate: false,

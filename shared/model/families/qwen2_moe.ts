@@ -18,6 +18,7 @@ export const qwen2_moe: Family = (keys, generation, holds) => {
         groups: null,
         renormalise: keys.flag('norm_topk_prob', false) ? { epsilon: 0 } : null,
         scale: 1,
+        capacity: null,
       },
       sharedWidth: keys.count('shared_expert_intermediate_size'),
       sharedGate: true,

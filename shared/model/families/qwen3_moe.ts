@@ -19,6 +19,7 @@ export const qwen3_moe: Family = (keys, generation, holds) => {
         groups: null,
         renormalise: keys.flag('norm_topk_prob', false) ? { epsilon: 0 } : null,
         scale: 1,
+        capacity: null,
       },
       sharedWidth: 0,
       sharedGate: false,

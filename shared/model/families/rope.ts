@@ -1,8 +1,8 @@
-import type { Positions, RopeScaling } from '../config.ts'
+import type { RopePositions, RopeScaling } from '../config.ts'
 import type { Keys } from './keys.ts'
 
 export type RopeSettings = {
-  positions: Positions
+  positions: RopePositions
   contextLength: number
   /** Multiplies the attention scale: DeepSeek's mscale², 1 elsewhere. */
   attentionScale: number
@@ -21,7 +21,7 @@ const temperature = (factor: number, m: number): number => (factor <= 1 ? 1 : 0.
  */
 export const readRope = (
   keys: Keys,
-  { dim, layout, theta }: { dim: number; layout: Positions['layout']; theta: number },
+  { dim, layout, theta }: { dim: number; layout: RopePositions['layout']; theta: number },
 ): RopeSettings => {
   if (dim % 2 !== 0)
     throw keys.refuse(

@@ -1,4 +1,5 @@
 import type { GqaAttention, MlaAttention, ModelConfig, Precision } from '../config.ts'
+import { ropeOf } from '../rope.ts'
 import { asRows, biased, linear, type Rows, reshape, rmsNorm, split } from './linear.ts'
 import { Graph, type Value } from './onnx.ts'
 
@@ -21,17 +22,18 @@ export const mixedWidth = ({ attention: a }: ModelConfig): number => a.heads * (
 export const projectGraph = (config: ModelConfig, precision: Precision): Graph => {
   const g = new Graph()
   const h = g.input('h', 'float32', ['T', config.hidden])
-  const half = config.positions.dim / 2
+  const positions = ropeOf(config)
+  const half = positions.dim / 2
   const cos = g.input('cos', 'float32', [1, 'T', half])
   const sin = g.input('sin', 'float32', [1, 'T', half])
   const rows = asRows(g, rmsNorm(g, h, 'norm', config.hidden, config.norm.eps), precision)
-  const interleaved = config.positions.layout === 'interleaved' ? 1 : 0
+  const interleaved = positions.layout === 'interleaved' ? 1 : 0
   const rotate: Rotate = (x, heads, dim) => {
     const width = heads * dim
     const attributes = {
       interleaved,
       num_heads: heads,
-      rotary_embedding_dim: config.positions.dim === dim ? 0 : config.positions.dim,
+      rotary_embedding_dim: positions.dim === dim ? 0 : positions.dim,
     }
     const turned = g.op('RotaryEmbedding', [reshape(g, x, [1, -1, width]), cos, sin], attributes)
     return reshape(g, turned, [-1, width])

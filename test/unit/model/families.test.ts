@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest'
 import type { GqaAttention, MlaAttention, ModelConfig } from '../../../shared/model/config.ts'
 import { readKeys } from '../../../shared/model/families/keys.ts'
 import { describeModel } from '../../../shared/model/open.ts'
+import { ropeOf } from '../../../shared/model/rope.ts'
 import { type FamilyName, tinyConfigs } from '../../support/configs.ts'
 
 type Raw = Record<string, unknown>
@@ -60,7 +61,7 @@ describe('attention', () => {
   it('rotates interleaved pairs in MLA, unless rope_interleave is false', () => {
     expect(configOf('deepseek_v2').positions).toMatchObject({ layout: 'interleaved', dim: 8 })
     expect(configOf('kimi_k2').positions).toMatchObject({ layout: 'interleaved', theta: 50_000 })
-    expect(configOf('deepseek_v3', { rope_interleave: false }).positions.layout).toBe('half')
+    expect(ropeOf(configOf('deepseek_v3', { rope_interleave: false })).layout).toBe('half')
     expect(configOf('mixtral').positions).toMatchObject({ layout: 'half', dim: 16, theta: 1e6 })
   })
 })
@@ -69,7 +70,7 @@ describe('rope scaling', () => {
   const scaled = (rope_scaling: unknown, family: FamilyName = 'mixtral') => configOf(family, { rope_scaling })
   it('null, "default" and none are no scaling', () => {
     for (const scaling of [null, {}, { rope_type: 'default' }, { type: 'default' }]) {
-      expect(scaled(scaling).positions.scaling).toEqual({ kind: 'none' })
+      expect(ropeOf(scaled(scaling)).scaling).toEqual({ kind: 'none' })
       expect(scaled(scaling).contextLength).toBe(256)
     }
   })
@@ -128,7 +129,7 @@ describe('rope scaling', () => {
     })
   })
   it('yarn without a factor takes max_position_embeddings over the original length', () => {
-    expect(scaled({ type: 'yarn', original_max_position_embeddings: 64 }).positions.scaling).toMatchObject({
+    expect(ropeOf(scaled({ type: 'yarn', original_max_position_embeddings: 64 })).scaling).toMatchObject({
       factor: 4,
     })
   })
@@ -157,20 +158,20 @@ describe('rope scaling', () => {
       rope_scaling: { ...deepseek, mscale, mscale_all_dim: mscale },
     })
     expect((config.attention as MlaAttention).scale * Math.sqrt(24)).toBeCloseTo(times, 3)
-    expect(config.positions.scaling).toMatchObject({ attentionFactor: 1 })
+    expect(ropeOf(config).scaling).toMatchObject({ attentionFactor: 1 })
     expect(config.contextLength).toBe(163_840)
   })
   it('without mscale_all_dim the attention scale stays, and cos and sin take the temperature', () => {
     const config = configOf('deepseek_v3', { rope_scaling: deepseek })
     expect((config.attention as MlaAttention).scale).toBeCloseTo(1 / Math.sqrt(24), 15)
-    expect(config.positions.scaling).toMatchObject({ attentionFactor: 0.1 * Math.log(40) + 1 })
+    expect(ropeOf(config).scaling).toMatchObject({ attentionFactor: 0.1 * Math.log(40) + 1 })
   })
 })
 
 describe('experts', () => {
   it('are routed as their family routes', () => {
     const routers = Object.fromEntries(names.map((name) => [name, configOf(name).moe.router]))
-    const softmax = { score: 'softmax', bias: false, groups: null, renormalise: null, scale: 1 }
+    const softmax = { score: 'softmax', bias: false, groups: null, renormalise: null, scale: 1, capacity: null }
     expect(routers).toEqual({
       deepseek: softmax,
       deepseek_v2: softmax,
@@ -180,8 +181,16 @@ describe('experts', () => {
         groups: { count: 4, keep: 2, score: 'top2' },
         renormalise: { epsilon: 1e-20 },
         scale: 2.5,
+        capacity: null,
       },
-      kimi_k2: { score: 'sigmoid', bias: true, groups: null, renormalise: { epsilon: 1e-20 }, scale: 2.5 },
+      kimi_k2: {
+        score: 'sigmoid',
+        bias: true,
+        groups: null,
+        renormalise: { epsilon: 1e-20 },
+        scale: 2.5,
+        capacity: null,
+      },
       mixtral: { ...softmax, renormalise: { epsilon: 0 } },
       olmoe: softmax,
       qwen2_moe: softmax,

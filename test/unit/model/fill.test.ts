@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest'
 import type { ModelConfig } from '../../../shared/model/config.ts'
 import type { Weights } from '../../../shared/model/fill.ts'
 import { mixedWidth } from '../../../shared/model/graph/attend.ts'
+import { ropeOf } from '../../../shared/model/rope.ts'
 import { float32 } from '../../../shared/model/session.ts'
 import { axesOf, drawConfig } from '../../support/axes.ts'
 import { normals, openPart, randomModel } from '../../support/model.ts'
@@ -32,7 +33,8 @@ const compensate =
 /** Outputs of all graphs of a model over the same inputs, by name; experts take the rows of the output graph. */
 const runAll = async (model: Weights, precision: 'fp32' | 'int8') => {
   const { config } = model
-  const { hidden, positions, moe } = config
+  const { hidden, moe } = config
+  const positions = ropeOf(config)
   const results = new Map<string, Float32Array>()
   const tensor = (values: Float32Array, width: number) => float32(values, [values.length / width, width])
   const h = tensor(normals(T * hidden, 1), hidden)

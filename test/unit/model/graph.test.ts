@@ -2,8 +2,9 @@ import { afterAll, describe, expect, it } from 'vitest'
 import type { ModelConfig } from '../../../shared/model/config.ts'
 import type { Weights } from '../../../shared/model/fill.ts'
 import { attentionGraph, cacheArrays, mixedWidth, queryWidth } from '../../../shared/model/graph/attend.ts'
+import { ropeOf } from '../../../shared/model/rope.ts'
 import { float32, int64, type Session } from '../../../shared/model/session.ts'
-import { causal } from '../../reference/attention.ts'
+import { attendRows } from '../../reference/attention.ts'
 import { linear, sigmoid } from '../../reference/linear.ts'
 import { loadReference, type Reference } from '../../reference/model.ts'
 import { turnAt } from '../../reference/rope.ts'
@@ -34,13 +35,13 @@ type Feeds = Parameters<Session['run']>[0]
 const run = async (session: Session, feeds: Feeds): Promise<Record<string, Float32Array>> =>
   Object.fromEntries(Object.entries(await session.run(feeds)).map(([name, { data }]) => [name, data as Float32Array]))
 
-const turnsOf = ({ positions }: ModelConfig, first = 0) =>
-  Array.from({ length: T }, (_, row) => turnAt(positions, first + row, T))
+const turnsOf = (config: ModelConfig, first = 0) =>
+  Array.from({ length: T }, (_, row) => turnAt(ropeOf(config), first + row, T))
 
 const anglesOf = (config: ModelConfig, first = 0) => {
   const turns = turnsOf(config, first)
   const join = (name: 'cos' | 'sin') =>
-    float32(Float32Array.from(turns.flatMap((turn) => [...turn[name]])), [1, T, config.positions.dim / 2])
+    float32(Float32Array.from(turns.flatMap((turn) => [...turn[name]])), [1, T, ropeOf(config).dim / 2])
   return { cos: join('cos'), sin: join('sin') }
 }
 
@@ -89,7 +90,8 @@ const plainAttention = ({ attention: a }: ModelConfig, q: Float32Array, { k, v }
   const valueDim = a.kind === 'mla' ? a.kvLora : a.headDim
   const keys = rowsOf(k, kvHeads * keyDim)
   const values = v ? rowsOf(v, kvHeads * valueDim) : keys.map((key) => key.subarray(0, valueDim))
-  return causal(q, { keys, values }, { heads: a.heads, kvHeads, keyDim, valueDim, scale: a.scale }, window)
+  const shape = { heads: a.heads, kvHeads, keyDim, valueDim, scale: a.scale }
+  return attendRows(q, { keys, values }, shape, { causal: true, window, bias: null })
 }
 
 const drawn = Array.from({ length: DRAWN_CONFIGS }, (_, index) => {

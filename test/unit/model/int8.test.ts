@@ -5,6 +5,7 @@ import { inputRows, linear, quantise } from '../../../shared/model/graph/linear.
 import { Graph } from '../../../shared/model/graph/onnx.ts'
 import type { Part } from '../../../shared/model/part.ts'
 import { quantiseMatrix } from '../../../shared/model/quantise.ts'
+import { ropeOf } from '../../../shared/model/rope.ts'
 import { float32, uint8 } from '../../../shared/model/session.ts'
 import { sigmoid } from '../../reference/linear.ts'
 import { rmsNorm } from '../../reference/norm.ts'
@@ -197,10 +198,10 @@ const integers = () => {
 }
 
 /** Position 0, where rope leaves every row as it is: turning is no matter of precision. */
-const turnsOf = ({ positions }: ModelConfig) => Array.from({ length: T }, () => turnAt(positions, 0, 1))
+const turnsOf = (config: ModelConfig) => Array.from({ length: T }, () => turnAt(ropeOf(config), 0, 1))
 const anglesOf = (config: ModelConfig) => {
   const join = (name: 'cos' | 'sin') => Float32Array.from(turnsOf(config).flatMap((turn) => [...turn[name]]))
-  const dims = [1, T, config.positions.dim / 2]
+  const dims = [1, T, ropeOf(config).dim / 2]
   return { cos: float32(join('cos'), dims), sin: float32(join('sin'), dims) }
 }
 

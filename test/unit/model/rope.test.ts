@@ -1,12 +1,12 @@
 import { describe, expect, it } from 'vitest'
-import type { Positions, RopeScaling } from '../../../shared/model/config.ts'
+import type { RopePositions, RopeScaling } from '../../../shared/model/config.ts'
 import { openRope } from '../../../shared/model/rope.ts'
 import { turnAt } from '../../reference/rope.ts'
 import { seeded } from '../../support/random.ts'
 
 const { fround } = Math
 
-const turned = (positions: Positions, position: number, promptLength: number) => {
+const turned = (positions: RopePositions, position: number, promptLength: number) => {
   const half = positions.dim / 2
   const [cos, sin] = [new Float32Array(half), new Float32Array(half)]
   openRope(positions).write(position, promptLength, cos, sin, 0)
@@ -36,7 +36,7 @@ const shapes = [
 ]
 
 describe.each(scalings)('angles with scaling %s', (_, scaling) => {
-  const cases = shapes.map(({ dim, theta }): Positions => ({ kind: 'rope', layout: 'half', dim, theta, scaling }))
+  const cases = shapes.map(({ dim, theta }): RopePositions => ({ kind: 'rope', layout: 'half', dim, theta, scaling }))
 
   it('are the oracle’s to the bit, at any position of any prompt', () => {
     const next = seeded(7)
@@ -55,7 +55,7 @@ describe.each(scalings)('angles with scaling %s', (_, scaling) => {
 
 describe('rows', () => {
   it('are written where they belong, whatever was written before', () => {
-    const positions: Positions = { kind: 'rope', layout: 'half', dim: 8, theta: 100, scaling: { kind: 'none' } }
+    const positions: RopePositions = { kind: 'rope', layout: 'half', dim: 8, theta: 100, scaling: { kind: 'none' } }
     const rope = openRope(positions)
     const [cos, sin] = [new Float32Array(3 * 4), new Float32Array(3 * 4)]
     for (const [row, position] of [5, 0, 5].entries()) rope.write(position, 6, cos, sin, row)
@@ -67,8 +67,8 @@ describe('rows', () => {
 })
 
 describe('dynamic scaling', () => {
-  const plain: Positions = { kind: 'rope', layout: 'half', dim: 16, theta: 10_000, scaling: { kind: 'none' } }
-  const dynamic: Positions = { ...plain, scaling: { kind: 'dynamic', factor: 2, maxPositions: 100 } }
+  const plain: RopePositions = { kind: 'rope', layout: 'half', dim: 16, theta: 10_000, scaling: { kind: 'none' } }
+  const dynamic: RopePositions = { ...plain, scaling: { kind: 'dynamic', factor: 2, maxPositions: 100 } }
 
   it('is none up to the trained length', () => {
     expect(turned(dynamic, 99, 100)).toEqual(turned(plain, 99, 100))

@@ -1,12 +1,12 @@
 import { describe, expect, it } from 'vitest'
-import type { GqaAttention, LayerTensor, MlaAttention, Positions } from '../../../shared/model/config.ts'
+import type { GqaAttention, LayerTensor, MlaAttention, RopePositions } from '../../../shared/model/config.ts'
 import { gqa, mla, type Tensors } from '../../reference/attention.ts'
 import { linear } from '../../reference/linear.ts'
 import { turnAt } from '../../reference/rope.ts'
 
 const hidden = 6
 const tokens = 9
-const positions: Positions = { kind: 'rope', layout: 'half', dim: 2, theta: 100, scaling: { kind: 'none' } }
+const positions: RopePositions = { kind: 'rope', layout: 'half', dim: 2, theta: 100, scaling: { kind: 'none' } }
 
 const random = (seed: number, length: number) =>
   Float32Array.from({ length }, (_, i) => Math.sin(seed * 131.7 + i * 12.9898 + i * i * 0.37))
@@ -16,7 +16,7 @@ const input = (x: Float32Array, window: number | null = null, width = hidden) =>
   hidden: width,
   turns: Array.from({ length: x.length / width }, (_, row) => turnAt(positions, row, tokens)),
   layout: positions.layout,
-  window,
+  sight: { causal: true, window, bias: null },
   past: { keys: [], values: [] },
 })
 

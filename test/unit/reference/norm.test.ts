@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { swiglu } from '../../reference/ffn.ts'
+import { feedForward } from '../../reference/ffn.ts'
 import { rmsNorm } from '../../reference/norm.ts'
 
 describe('norm and FFN of the oracle', () => {
@@ -13,7 +13,7 @@ describe('norm and FFN of the oracle', () => {
   it('gates with silu and projects down', () => {
     const ffn = { gate: Float32Array.from([1, 0]), up: Float32Array.from([0, 1]), down: Float32Array.from([2, -1]) }
     const silu = Math.log(3) * 0.75
-    const y = swiglu(Float32Array.from([Math.log(3), 5]), ffn, 2)
+    const y = feedForward({ activation: 'silu', gated: true, bias: false }, Float32Array.from([Math.log(3), 5]), ffn, 2)
     expect(y[0]).toBeCloseTo(silu * 5 * 2, 5)
     expect(y[1]).toBeCloseTo(silu * 5 * -1, 5)
   })

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import type { Positions, RopeScaling } from '../../../shared/model/config.ts'
+import type { RopePositions, RopeScaling } from '../../../shared/model/config.ts'
 import { dot } from '../../reference/linear.ts'
 import { frequencies, rotate, turnAt } from '../../reference/rope.ts'
 
@@ -30,7 +30,7 @@ const scalings: RopeScaling[] = [
     originalPositions: maxPositions,
   },
 ]
-const scaled = (kind: RopeScaling['kind'], layout: Positions['layout'] = 'half'): Positions => ({
+const scaled = (kind: RopeScaling['kind'], layout: RopePositions['layout'] = 'half'): RopePositions => ({
   kind: 'rope',
   layout,
   dim: headDim,
@@ -48,7 +48,7 @@ const expectDigits = (actual: Float32Array, expected: number[]) => {
 const random = (seed: number) =>
   Float32Array.from({ length: headDim }, (_, i) => Math.sin(seed * 977 + i * i * 0.7 + i))
 
-const turned = (x: Float32Array, positions: Positions, position: number, promptLength: number) => {
+const turned = (x: Float32Array, positions: RopePositions, position: number, promptLength: number) => {
   const y = x.slice()
   rotate(y, 0, turnAt(positions, position, promptLength), positions.layout)
   return y
@@ -68,7 +68,7 @@ describe('rope of the oracle', () => {
   })
 
   it('rotates interleaved pairs as published', () => {
-    const positions: Positions = { ...scaled('none', 'interleaved'), dim: 64 }
+    const positions: RopePositions = { ...scaled('none', 'interleaved'), dim: 64 }
     for (const [row, expected] of published.interleaved.rows.entries()) {
       const x = Float32Array.from({ length: 64 }, (_, i) => (row * 64 + i) / 100)
       rotate(x, 0, turnAt(positions, row, 6), 'interleaved')

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import type { Router } from '../../../shared/model/config.ts'
 import { affinities, route } from '../../reference/router.ts'
 
-const plain: Router = { score: 'softmax', bias: false, groups: null, renormalise: null, scale: 1 }
+const plain: Router = { score: 'softmax', bias: false, groups: null, renormalise: null, scale: 1, capacity: null }
 
 const routeOf = (scores: number[], topK: number, router: Partial<Router>, bias?: number[]) => {
   const moe = { experts: bias?.length ?? scores.length, topK, router: { ...plain, ...router } }
@@ -37,7 +37,9 @@ describe('router of the oracle', () => {
   })
 
   it('renormalises before it scales', () => {
-    expect(routeOf([0.1, 0.3, 0.2], 2, { renormalise: { epsilon: 0 }, scale: 10 }).weights).toEqual([6, 4])
+    expect(routeOf([0.1, 0.3, 0.2], 2, { renormalise: { epsilon: 0 }, scale: 10, capacity: null }).weights).toEqual([
+      6, 4,
+    ])
     expect(routeOf([0.1, 0.3, 0.2], 2, { renormalise: { epsilon: 0.5 } }).weights).toEqual([0.3, 0.2])
   })
 

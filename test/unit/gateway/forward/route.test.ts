@@ -6,7 +6,7 @@ import { normals } from '../../../support/model.ts'
 import { uniform } from '../../../support/numbers.ts'
 import { seeded } from '../../../support/random.ts'
 
-const plain: Router = { score: 'softmax', bias: false, groups: null, renormalise: null, scale: 1 }
+const plain: Router = { score: 'softmax', bias: false, groups: null, renormalise: null, scale: 1, capacity: null }
 
 const routeOf = (scores: number[], topK: number, router: Partial<Router>, bias?: number[]) => {
   const { ids, weights } = route(
@@ -27,7 +27,9 @@ describe('worked by hand', () => {
   })
 
   it('renormalises by sum and epsilon, then scales', () => {
-    expect(routeOf([0.1, 0.3, 0.2], 2, { renormalise: { epsilon: 0 }, scale: 10 }).weights).toEqual([6, 4])
+    expect(routeOf([0.1, 0.3, 0.2], 2, { renormalise: { epsilon: 0 }, scale: 10, capacity: null }).weights).toEqual([
+      6, 4,
+    ])
     expect(routeOf([0.1, 0.3, 0.2], 2, { renormalise: { epsilon: 0.5 } }).weights).toEqual([0.3, 0.2])
     expect(routeOf([0.1, 0.3, 0.2], 1, { renormalise: { epsilon: 1e-20 } })).toEqual({ ids: [1], weights: [1] })
   })
@@ -35,7 +37,8 @@ describe('worked by hand', () => {
   it('chooses by affinity plus bias and weighs by affinity alone', () => {
     expect(routeOf([0.5, 0.4, 0.3], 1, { bias: true }, [0, 0, 1])).toEqual({ ids: [2], weights: [0.3] })
     expect(
-      routeOf([0.5, 0.4, 0.3], 2, { bias: true, renormalise: { epsilon: 0 }, scale: 2 }, [-1, 0, 0]).weights,
+      routeOf([0.5, 0.4, 0.3], 2, { bias: true, renormalise: { epsilon: 0 }, scale: 2, capacity: null }, [-1, 0, 0])
+        .weights,
     ).toEqual([Number(((2 * 0.4) / 0.7).toFixed(6)), Number(((2 * 0.3) / 0.7).toFixed(6))])
   })
 
@@ -114,6 +117,7 @@ describe('the oracle’s router', () => {
         groups: groups && { count, keep, score: groups },
         renormalise: epsilon === null ? null : { epsilon },
         scale: round % 2 ? 1 : 2.5,
+        capacity: null,
       }
       const rows = 1 + next(20)
       const scores = affinities(normals(rows * experts, round), experts, score)
