@@ -4,15 +4,20 @@ import { basename, join, resolve } from 'node:path'
 import { type Checkpoint, openCheckpoint } from './checkpoint.ts'
 import type { ModelConfig, Precision, Source, WeightMap } from './config.ts'
 import { fileDigests } from './digest.ts'
+import { bart } from './families/bart.ts'
 import { type Family, familyNames } from './families/decoder.ts'
 import { deepseek } from './families/deepseek.ts'
 import { deepseek_v2 } from './families/deepseek_v2.ts'
 import { deepseek_v3 } from './families/deepseek_v3.ts'
 import { type Keys, readKeys } from './families/keys.ts'
+import { marian } from './families/marian.ts'
 import { mixtral } from './families/mixtral.ts'
+import { nllb_moe } from './families/nllb_moe.ts'
 import { olmoe } from './families/olmoe.ts'
 import { qwen2_moe } from './families/qwen2_moe.ts'
 import { qwen3_moe } from './families/qwen3_moe.ts'
+import { switch_transformers } from './families/switch_transformers.ts'
+import { t5 } from './families/t5.ts'
 import { broken } from './header.ts'
 import { expertTensors, layerTensors, modelTensors } from './tensors.ts'
 
@@ -34,14 +39,19 @@ export type Model = {
 export const SHARD_FORMAT = 1
 
 const families: Record<(typeof familyNames)[number], Family> = {
+  bart,
   deepseek,
   deepseek_v2,
   deepseek_v3,
   kimi_k2: deepseek_v3,
+  marian,
   mixtral,
+  'nllb-moe': nllb_moe,
   olmoe,
   qwen2_moe,
   qwen3_moe,
+  switch_transformers,
+  t5,
 }
 
 /** Canonical form of a config.json: `holds` tells which tensors the checkpoint has. */
@@ -50,12 +60,33 @@ export const describeModel: Family = (keys, generation, holds) => {
   return families[keys.word('model_type', familyNames, familyNames[0])](keys, generation, holds)
 }
 
+/** The one place that refuses what can be described and read, but not served yet. */
+const checkServed = (name: string, { family, encoder }: ModelConfig): void => {
+  if (encoder)
+    throw broken(`${name} is an encoder–decoder (${family}), which cannot be served yet; serve a decoder in its place`)
+}
+
+/**
+ * openFolder, of a model to be served.
+ * @throws MeshError FAILED_PRECONDITION as openFolder, and for models that cannot be served.
+ */
+export const openModel = async (dir: string): Promise<Model> => {
+  const model = await openFolder(dir)
+  try {
+    checkServed(model.name, model.config)
+    return model
+  } catch (error) {
+    await model.close()
+    throw error
+  }
+}
+
 /**
  * Opens a Hugging Face folder: config.json, generation_config.json where there is one, and safetensors. Every tensor
  * that the config calls for is looked up, its shape and dtype checked; no weights are read.
  * @throws MeshError FAILED_PRECONDITION naming the file, key or tensor at fault.
  */
-export const openModel = async (dir: string): Promise<Model> => {
+export const openFolder = async (dir: string): Promise<Model> => {
   const folder = resolve(dir)
   const { keys, generation } = await readFolder(folder)
   // Before the files are opened, so that an unsupported model is called that, and not a checkpoint that lacks files.
@@ -80,13 +111,16 @@ export const openModel = async (dir: string): Promise<Model> => {
 }
 
 /**
- * The canonical form of a folder's config.json, where the weights need not be there.
- * @throws MeshError FAILED_PRECONDITION naming the file or key at fault.
+ * The canonical form of the config.json of a model to be served, where the weights need not be there.
+ * @throws MeshError FAILED_PRECONDITION naming the file or key at fault, and for models that cannot be served.
  */
 export const readModelConfig = async (dir: string): Promise<{ name: string; config: ModelConfig }> => {
   const folder = resolve(dir)
   const { keys, generation } = await readFolder(folder)
-  return { name: basename(folder), config: describeModel(keys, generation, () => false).config }
+  const name = basename(folder)
+  const { config } = describeModel(keys, generation, () => false)
+  checkServed(name, config)
+  return { name, config }
 }
 
 const readFolder = async (folder: string): Promise<{ keys: Keys; generation: Keys }> => {

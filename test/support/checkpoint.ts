@@ -67,7 +67,8 @@ const listTensors = (
   { seed, dtype, layout }: { seed: number; dtype: StoredType; layout: 'experts' | 'fused' },
 ): Tensor[] => {
   const holds = (name: string) =>
-    layout === 'fused' && (name.endsWith('.mlp.gate.weight') || name.endsWith('.gate_up_proj'))
+    name === 'final_logits_bias' ||
+    (layout === 'fused' && (name.endsWith('.mlp.gate.weight') || name.endsWith('.gate_up_proj')))
   const { config: canonical, weights } = describeModel(readKeys(config, 'config.json'), readKeys({}, 'none'), holds)
   const tensors = new Map<string, Tensor>()
   let drawn = 0
@@ -88,9 +89,9 @@ const elementsOf = ({ shape, rows }: Source): number => (rows ? (rows.end - rows
 const typed = ({ name, shape }: Source, dtype: StoredType): Omit<Tensor, 'pieces'> => {
   const kind = name.endsWith('e_score_correction_bias')
     ? 'correction'
-    : name.endsWith('.bias')
+    : /[._]bias$/.test(name)
       ? 'bias'
-      : name.endsWith('norm.weight')
+      : /norm(_embedding)?\.weight$/.test(name)
         ? 'norm'
         : 'matrix'
   if (kind === 'correction') return { name, shape, kind, dtype: 'F32' }

@@ -77,6 +77,88 @@ export const tinyConfigs = {
 } satisfies Record<string, Record<string, unknown>>
 export type FamilyName = keyof typeof tinyConfigs
 
+const stacks = {
+  vocab_size: 128,
+  d_model: 64,
+  encoder_layers: 2,
+  decoder_layers: 3,
+  encoder_attention_heads: 4,
+  decoder_attention_heads: 4,
+  encoder_ffn_dim: 96,
+  decoder_ffn_dim: 96,
+  max_position_embeddings: 64,
+  is_encoder_decoder: true,
+}
+
+const relative = {
+  vocab_size: 128,
+  d_model: 64,
+  d_kv: 12,
+  d_ff: 96,
+  num_layers: 2,
+  num_decoder_layers: 3,
+  num_heads: 4,
+  relative_attention_num_buckets: 8,
+  relative_attention_max_distance: 20,
+  is_encoder_decoder: true,
+  pad_token_id: 0,
+  eos_token_id: 1,
+  decoder_start_token_id: 0,
+}
+
+/** The same for encoder–decoders: stacks of unlike depth, heads that do not add up to the row, capacities that drop. */
+export const seq2seqConfigs = {
+  bart: {
+    ...stacks,
+    model_type: 'bart',
+    bos_token_id: 0,
+    pad_token_id: 1,
+    eos_token_id: 2,
+    decoder_start_token_id: 2,
+    forced_bos_token_id: 0,
+    forced_eos_token_id: 2,
+  },
+  marian: {
+    ...stacks,
+    model_type: 'marian',
+    decoder_vocab_size: 128,
+    activation_function: 'swish',
+    scale_embedding: true,
+    pad_token_id: 127,
+    eos_token_id: 0,
+    forced_eos_token_id: 0,
+    decoder_start_token_id: 127,
+    bad_words_ids: [[127]],
+  },
+  'nllb-moe': {
+    ...stacks,
+    model_type: 'nllb-moe',
+    encoder_layers: 4,
+    decoder_layers: 4,
+    encoder_sparse_step: 2,
+    decoder_sparse_step: 4,
+    num_experts: 8,
+    moe_eval_capacity_token_fraction: 0.4,
+    bos_token_id: 0,
+    pad_token_id: 1,
+    eos_token_id: 2,
+    decoder_start_token_id: 2,
+    forced_bos_token_id: 7,
+  },
+  switch_transformers: {
+    ...relative,
+    model_type: 'switch_transformers',
+    num_layers: 4,
+    num_sparse_encoder_layers: 2,
+    num_sparse_decoder_layers: 3,
+    num_experts: 8,
+    expert_capacity: 2,
+  },
+  t5: { ...relative, model_type: 't5' },
+  't5 1.1': { ...relative, model_type: 't5', feed_forward_proj: 'gated-gelu', tie_word_embeddings: false },
+} satisfies Record<string, Record<string, unknown>>
+export type Seq2seqName = keyof typeof seq2seqConfigs
+
 /** DeepSeek-V3's sizes, as far as they concern experts. */
 export const v3Sizes = {
   ...tinyConfigs.deepseek_v3,

@@ -5,7 +5,15 @@ import { describe } from 'vitest'
 /** Outputs of Hugging Face transformers' own code for a tiny random checkpoint. */
 export type Golden = {
   dir: string
-  cases: readonly { input_ids: number[]; greedy: number[]; last_logits: number[]; min_top2_gap: number }[]
+  cases: readonly {
+    input_ids: number[]
+    greedy: number[]
+    /** Of a decoder: at the prompt's last position. */
+    last_logits: number[]
+    /** Of an encoder–decoder: at the decoder's first. */
+    first_logits: number[]
+    min_top2_gap: number
+  }[]
 }
 
 const local = join(import.meta.dirname, '..', 'data', 'goldens')

@@ -18,7 +18,8 @@ type Basics = Pick<
 export const readBasics = (keys: Keys, generation: Keys, eps: number): Basics => {
   readQuantization(keys)
   keys.word('hidden_act', ['silu', 'swish'], 'silu')
-  if (keys.flag('is_encoder_decoder', false)) throw keys.refuse('is_encoder_decoder', 'but only decoders are supported')
+  if (keys.flag('is_encoder_decoder', false))
+    throw keys.refuse('is_encoder_decoder', 'but this family is supported as a decoder alone')
   return {
     family: keys.word('model_type', familyNames, familyNames[0]),
     vocabulary: keys.count('vocab_size'),
@@ -35,14 +36,19 @@ export const readBasics = (keys: Keys, generation: Keys, eps: number): Basics =>
 }
 
 export const familyNames = [
+  'bart',
   'deepseek',
   'deepseek_v2',
   'deepseek_v3',
   'kimi_k2',
+  'marian',
   'mixtral',
+  'nllb-moe',
   'olmoe',
   'qwen2_moe',
   'qwen3_moe',
+  'switch_transformers',
+  't5',
 ] as const
 
 /** Only DeepSeek-V3's fp8 is read; its weights are used dequantised, activations stay as they are. */

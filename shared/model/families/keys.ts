@@ -13,6 +13,8 @@ export type Keys = {
   word<T extends string>(key: string, allowed: readonly T[], absent: T): T
   /** Token ids, given as one or as a list; null when absent. */
   ids(key: string): number[] | null
+  /** Lists of token ids; empty when absent. */
+  idLists(key: string): number[][]
   /** A list of whole numbers ≥ 0; empty when absent. */
   wholes(key: string): number[]
   words(key: string): string[] | null
@@ -47,6 +49,7 @@ export const readKeys = (raw: unknown, where: string): Keys => {
       : null
 
   const isCount = (value: unknown): value is number => isWhole(value) && value > 0
+  const isIds = (value: unknown): value is number[] => Array.isArray(value) && value.every(isWhole)
   const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value)
   const isFlag = (value: unknown): value is boolean => typeof value === 'boolean'
   const isWord = (value: unknown): value is string => typeof value === 'string'
@@ -63,6 +66,7 @@ export const readKeys = (raw: unknown, where: string): Keys => {
       return read(key, is, `only ${allowed.map((word) => `"${word}"`).join(' or ')} is supported`, absent)
     },
     ids: (key) => (isWhole(raw[key]) ? [raw[key]] : list(key, isWhole, 'token id')),
+    idLists: (key) => list(key, isIds, 'list of token id') ?? [],
     wholes: (key) => list(key, isWhole, 'whole number') ?? [],
     words: (key) => list(key, isWord, 'word'),
     object: (key) => (has(key) ? readKeys(raw[key], `${where}'s ${key}`) : null),
