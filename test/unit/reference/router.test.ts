@@ -37,9 +37,7 @@ describe('router of the oracle', () => {
   })
 
   it('renormalises before it scales', () => {
-    expect(routeOf([0.1, 0.3, 0.2], 2, { renormalise: { epsilon: 0 }, scale: 10, capacity: null }).weights).toEqual([
-      6, 4,
-    ])
+    expect(routeOf([0.1, 0.3, 0.2], 2, { renormalise: { epsilon: 0 }, scale: 10 }).weights).toEqual([6, 4])
     expect(routeOf([0.1, 0.3, 0.2], 2, { renormalise: { epsilon: 0.5 } }).weights).toEqual([0.3, 0.2])
   })
 

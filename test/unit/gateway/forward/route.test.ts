@@ -27,9 +27,7 @@ describe('worked by hand', () => {
   })
 
   it('renormalises by sum and epsilon, then scales', () => {
-    expect(routeOf([0.1, 0.3, 0.2], 2, { renormalise: { epsilon: 0 }, scale: 10, capacity: null }).weights).toEqual([
-      6, 4,
-    ])
+    expect(routeOf([0.1, 0.3, 0.2], 2, { renormalise: { epsilon: 0 }, scale: 10 }).weights).toEqual([6, 4])
     expect(routeOf([0.1, 0.3, 0.2], 2, { renormalise: { epsilon: 0.5 } }).weights).toEqual([0.3, 0.2])
     expect(routeOf([0.1, 0.3, 0.2], 1, { renormalise: { epsilon: 1e-20 } })).toEqual({ ids: [1], weights: [1] })
   })
@@ -37,8 +35,7 @@ describe('worked by hand', () => {
   it('chooses by affinity plus bias and weighs by affinity alone', () => {
     expect(routeOf([0.5, 0.4, 0.3], 1, { bias: true }, [0, 0, 1])).toEqual({ ids: [2], weights: [0.3] })
     expect(
-      routeOf([0.5, 0.4, 0.3], 2, { bias: true, renormalise: { epsilon: 0 }, scale: 2, capacity: null }, [-1, 0, 0])
-        .weights,
+      routeOf([0.5, 0.4, 0.3], 2, { bias: true, renormalise: { epsilon: 0 }, scale: 2 }, [-1, 0, 0]).weights,
     ).toEqual([Number(((2 * 0.4) / 0.7).toFixed(6)), Number(((2 * 0.3) / 0.7).toFixed(6))])
   })
 
