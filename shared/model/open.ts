@@ -47,6 +47,7 @@ const families: Record<(typeof familyNames)[number], Family> = {
   marian,
   mixtral,
   'nllb-moe': nllb_moe,
+  nllb_moe,
   olmoe,
   qwen2_moe,
   qwen3_moe,

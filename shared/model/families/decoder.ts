@@ -44,6 +44,7 @@ export const familyNames = [
   'marian',
   'mixtral',
   'nllb-moe',
+  'nllb_moe',
   'olmoe',
   'qwen2_moe',
   'qwen3_moe',

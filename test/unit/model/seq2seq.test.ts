@@ -145,6 +145,10 @@ describe('experts of an encoder–decoder', () => {
   })
 })
 
+it('nllb-moe goes by both spellings of its model_type', () => {
+  expect(configOf('nllb-moe', { model_type: 'nllb_moe' })).toEqual(configOf('nllb-moe'))
+})
+
 it('a tied table is found under whichever name it was stored', () => {
   const embed = (held: string[]) => describeTiny('t5', {}, {}, held).weights.model('embed').name
   expect(embed([])).toBe('shared.weight')
