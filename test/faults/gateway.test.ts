@@ -8,6 +8,7 @@ import { type Ask, answersOf, type Told } from '../support/streams.ts'
 
 const ROUNDS = Number(process.env.FAULT_ROUNDS ?? 20)
 const RESUME_MAX_MS = 5_000
+const ROUND_LIMIT_MS = 20_000
 /** Load during the rounds. */
 const CLIENTS = 8
 
@@ -77,31 +78,35 @@ describeRedis('a gateway', () => {
       }
   })
 
-  it(`killed at random ${ROUNDS} times leaves no request stuck, lost or changed`, async () => {
-    pair = await startPair(CLIENTS)
-    const expected = await answersOf(pair.urls()[0], asks)
-    let ending = false
-    let completed = 0
-    const client = async (from: number): Promise<void> => {
-      for (let at = from; !ending; at++) {
-        const ask = asks[at % asks.length]
-        same(await roam(pair.urls, ask, at), expected.get(ask))
-        completed++
+  it(
+    `killed at random ${ROUNDS} times leaves no request stuck, lost or changed`,
+    async () => {
+      pair = await startPair(CLIENTS)
+      const expected = await answersOf(pair.urls()[0], asks)
+      let ending = false
+      let completed = 0
+      const client = async (from: number): Promise<void> => {
+        for (let at = from; !ending; at++) {
+          const ask = asks[at % asks.length]
+          same(await roam(pair.urls, ask, at), expected.get(ask))
+          completed++
+        }
       }
-    }
-    const running = Promise.all(Array.from({ length: CLIENTS }, (_, from) => client(from)))
-    running.catch(() => {})
-    const next = seeded(Date.now())
-    for (let round = 0; round < ROUNDS; round++) {
-      const index = next(2)
-      await Promise.race([delay(next(2_000)), running])
-      await pair.kill(index)
-      await pair.start(index)
-    }
-    ending = true
-    await running
-    console.info(`${ROUNDS} gateways killed: ${completed} requests completed`)
-    expect(completed).toBeGreaterThan(0)
-    await pair.settled()
-  })
+      const running = Promise.all(Array.from({ length: CLIENTS }, (_, from) => client(from)))
+      running.catch(() => {})
+      const next = seeded(Date.now())
+      for (let round = 0; round < ROUNDS; round++) {
+        const index = next(2)
+        await Promise.race([delay(next(2_000)), running])
+        await pair.kill(index)
+        await pair.start(index)
+      }
+      ending = true
+      await running
+      console.info(`${ROUNDS} gateways killed: ${completed} requests completed`)
+      expect(completed).toBeGreaterThan(0)
+      await pair.settled()
+    },
+    Math.max(600_000, ROUNDS * ROUND_LIMIT_MS),
+  )
 })
