@@ -48,7 +48,7 @@ export type IntakeParts = {
   onError(error: unknown): void
 }
 
-const costOf = ({ prompt, maxTokens }: GenerationRequest): number => prompt.length + maxTokens
+const costOf = ({ source, prompt, maxTokens }: GenerationRequest): number => source.length + prompt.length + maxTokens
 
 /** Puts an engine behind a queue. */
 export const openIntake = (parts: IntakeParts): Intake => {
@@ -230,8 +230,8 @@ const openSpeed = (journal: Journal, busy: () => boolean) => {
     wasBusy = busy()
   }, SPEED_INTERVAL_MS).unref()
   return {
-    count(event: EngineEvent, { prompt }: GenerationRequest): void {
-      if (event.kind === 'started') tokens += prompt.length - event.cachedTokens
+    count(event: EngineEvent, { source, prompt }: GenerationRequest): void {
+      if (event.kind === 'started') tokens += source.length + prompt.length - event.cachedTokens
       if (event.kind === 'token') tokens++
     },
     close: () => clearInterval(timer),

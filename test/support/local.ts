@@ -30,6 +30,7 @@ export const requestOf = (
 ): GenerationRequest => ({
   id: `request ${requests++}`,
   model: '',
+  source: [],
   prompt,
   resume: [],
   maxTokens,

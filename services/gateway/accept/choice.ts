@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { Code, MeshError } from '../../../shared/errors.ts'
 import type { EngineEvent, TokenLogprob } from '../sequence.ts'
 import type { GenerateParts, Piece, PromptPiece } from './generate.ts'
+import { promptIds } from './prompt.ts'
 import type { Work } from './request.ts'
 
 /** What is measured of a request where it was accepted; a reader who comes later measures nothing. */
@@ -46,7 +47,7 @@ export const openChoice = (parts: GenerateParts, metrics: Measures, work: Work, 
     if (state.started) return
     state.started = true
     state.cached = cached
-    metrics.started(cached, request.prompt.length)
+    metrics.started(cached, promptIds(request).length)
   }
 
   const time = (): void => {

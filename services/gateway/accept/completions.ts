@@ -1,6 +1,7 @@
 import type { TokenLogprob } from '../sequence.ts'
 import type { OpenTextStream, Piece, PromptPiece } from './generate.ts'
 import { type Shape, tokenText } from './openai.ts'
+import { promptIds } from './prompt.ts'
 import type { Work } from './request.ts'
 import type { Served } from './served.ts'
 
@@ -47,7 +48,7 @@ const joined = (parts: readonly Logprobs[]): Logprobs => ({
 export const completionShape = (served: Served, work: Work, openTextStream: OpenTextStream): Shape<Chunk> => {
   const offsets = work.requests.map(() => 0)
   const withIds = (choice: number, ids: readonly number[]) =>
-    work.returnTokenIds ? { prompt_token_ids: work.requests[choice].prompt, token_ids: ids } : {}
+    work.returnTokenIds ? { prompt_token_ids: promptIds(work.requests[choice]), token_ids: ids } : {}
 
   const promptLogprobs = ({ choice, logprobs }: PromptPiece): Logprobs => {
     const text = served.tokenizer && openTextStream({ prompt: [], stop: [], minTokens: 0 })

@@ -4,6 +4,7 @@ import type { Metrics } from '../metrics.ts'
 import type { EngineEvent, TokenLogprob } from '../sequence.ts'
 import { type Measures, openChoice, unmeasured } from './choice.ts'
 import { type Kept, packKept, requestIdOf, unpackKept } from './kept.ts'
+import { promptIds } from './prompt.ts'
 import type { Work } from './request.ts'
 import type { Served } from './served.ts'
 
@@ -72,7 +73,7 @@ const usageOf = (work: Work, choices: readonly Choice[]): Usage => {
     usage.completionTokens += state.tokens
     // Choices of one prompt share it: it counts once.
     if (work.requests[at].choice > 0) continue
-    usage.promptTokens += work.requests[at].prompt.length
+    usage.promptTokens += promptIds(work.requests[at]).length
     usage.cachedTokens += state.cached
   }
   return usage

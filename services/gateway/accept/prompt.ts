@@ -1,19 +1,27 @@
 import { Code, invalid, MeshError } from '../../../shared/errors.ts'
+import type { GenerationRequest } from '../sequence.ts'
 import { choicesMax } from './fields.ts'
 import type { Served } from './served.ts'
 
 /** More characters than this per token of the context are refused unread: encoding them would hold up everyone. */
 const charactersPerToken = 256
 
+/** The ids a client calls the prompt. */
+export const promptIds = ({ source, prompt }: GenerationRequest): readonly number[] =>
+  source.length > 0 ? source : prompt
+
 /** A prompt as ids, and as the text a caller who asks for an echo gets. */
 export type Prompt = { ids: readonly number[]; text: string }
 
-const tooLong = (served: Served, length: string, param: string): MeshError =>
-  new MeshError(
-    Code.INVALID_ARGUMENT,
-    `The prompt has ${length} and this model's context is ${served.config.contextLength} tokens, prompt and output together: shorten it.`,
-    { param, reason: 'context_length_exceeded' },
-  )
+const tooLong = ({ config }: Served, length: string, param: string): MeshError => {
+  const limit = config.encoder
+    ? `this model's encoder reads at most ${config.contextLength} tokens`
+    : `this model's context is ${config.contextLength} tokens, prompt and output together`
+  return new MeshError(Code.INVALID_ARGUMENT, `The prompt has ${length} and ${limit}: shorten it.`, {
+    param,
+    reason: 'context_length_exceeded',
+  })
+}
 
 /** Throws INVALID_ARGUMENT unless every id is in the vocabulary. */
 export const checkVocabulary = (served: Served, ids: readonly number[], param: string): void => {
@@ -26,7 +34,9 @@ export const checkVocabulary = (served: Served, ids: readonly number[], param: s
 /** Throws INVALID_ARGUMENT unless there is a prompt, it leaves room for a token, and every id is in the vocabulary. */
 const checkIds = (served: Served, ids: readonly number[], param: string): void => {
   if (ids.length === 0) throw invalid('The prompt is empty: send at least one token.', param)
-  if (ids.length >= served.config.contextLength) throw tooLong(served, `${ids.length} tokens`, param)
+  const { contextLength, encoder } = served.config
+  // A source shares its room with no output.
+  if (ids.length > contextLength - (encoder ? 0 : 1)) throw tooLong(served, `${ids.length} tokens`, param)
   checkVocabulary(served, ids, param)
 }
 

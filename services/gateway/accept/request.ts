@@ -3,7 +3,7 @@ import { Code, invalid, MeshError } from '../../../shared/errors.ts'
 import type { GenerationRequest, Sampling } from '../sequence.ts'
 import { type ChatBody, type CompletionBody, chatBody, checked, choicesMax, completionBody } from './fields.ts'
 import { checkVocabulary, type Prompt, promptOfText, promptsOf } from './prompt.ts'
-import { requireModel, type Served } from './served.ts'
+import { type Chat, requireModel, type Served } from './served.ts'
 
 /** OpenAI's default for completions; chats run to the end of the context. */
 const completionTokensDefault = 16
@@ -64,17 +64,19 @@ const samplingOf = (served: Served, body: Body): Sampling => {
 const seedOf = (seed: number | bigint): bigint => BigInt.asUintN(64, BigInt(seed))
 
 const maxTokensOf = (served: Served, body: Body, prompt: Prompt, tokensDefault: number | null): number => {
-  const { contextLength } = served.config
-  const room = contextLength - prompt.ids.length
+  const { contextLength, encoder } = served.config
+  const room = contextLength - (encoder ? 1 : prompt.ids.length)
   const asked = body.max_completion_tokens ?? body.max_tokens
   if (asked === null || asked === undefined) return Math.min(room, tokensDefault ?? room)
   if (asked <= room) return asked
   const param = body.max_completion_tokens ? 'max_completion_tokens' : 'max_tokens'
-  throw new MeshError(
-    Code.INVALID_ARGUMENT,
-    `This model's context is ${contextLength} tokens: ${prompt.ids.length} of prompt leave room for ${room}, and ${param} is ${asked}.`,
-    { param, reason: 'context_length_exceeded' },
-  )
+  const limit = encoder
+    ? `This model's output has at most ${room} tokens`
+    : `This model's context is ${contextLength} tokens: ${prompt.ids.length} of prompt leave room for ${room}`
+  throw new MeshError(Code.INVALID_ARGUMENT, `${limit}, and ${param} is ${asked}.`, {
+    param,
+    reason: 'context_length_exceeded',
+  })
 }
 
 const checkChoices = (body: Body, prompts: number): number => {
@@ -104,6 +106,10 @@ const checkUnsupported = (body: Body): void => {
     throw invalid('stream_options only go with "stream": true.', 'stream_options')
 }
 
+/** An encoder reads the prompt, and the decoder goes on from its start id alone. */
+const inputOf = ({ config }: Served, { ids }: Prompt): Pick<GenerationRequest, 'source' | 'prompt'> =>
+  config.encoder ? { source: ids, prompt: [config.encoder.start] } : { source: [], prompt: ids }
+
 const workOf = (served: Served, body: Body, prompts: readonly Prompt[], kind: Kind, echo: boolean): Work => {
   checkUnsupported(body)
   const n = checkChoices(body, prompts.length)
@@ -119,7 +125,7 @@ const workOf = (served: Served, body: Body, prompts: readonly Prompt[], kind: Ki
     return {
       id: choices.length === 1 ? kind.id : `${kind.id}-${at}`,
       model: served.name,
-      prompt: prompt.ids,
+      ...inputOf(served, prompt),
       resume: [],
       maxTokens,
       minTokens,
@@ -163,6 +169,11 @@ export const acceptCompletion = (
   const prompts = promptsOf(served, body.prompt, body.add_special_tokens ?? true)
   const logprobs = body.logprobs ?? null
   const echo = body.echo ?? false
+  if (echo && served.config.encoder)
+    throw invalid(
+      "echo is not supported: this encoder–decoder's output does not go on from its prompt, and the prompt has no log-probabilities.",
+      'echo',
+    )
   const promptLogprobs = echo && logprobs !== null
   const kind: Kind = { id, kind: 'completion', logprobs, promptLogprobs, tokensDefault }
   return workOf(served, body, prompts, kind, echo)
@@ -181,14 +192,23 @@ const toolsOf = (served: Served, body: ChatBody): ChatBody['tools'] => {
 const asText = (message: ChatBody['messages'][number]): Record<string, unknown> =>
   Array.isArray(message.content) ? { ...message, content: message.content.map(({ text }) => text).join('\n') } : message
 
+const chatOf = ({ config, chat }: Served): Chat => {
+  if (config.encoder)
+    throw invalid(
+      'This model is an encoder–decoder and takes no chats: use /v1/completions with the source text as prompt.',
+      'messages',
+    )
+  if (!chat) throw invalid('This model has no chat template: use /v1/completions with a prompt.', 'messages')
+  return chat
+}
+
 /** The ids a chat becomes. Throws INVALID_ARGUMENT where the model has no chat template or no tokenizer. */
 export const promptOfChat = (
   served: Served,
   messages: ChatBody['messages'],
   options: { addGenerationPrompt: boolean; tools: ChatBody['tools'] },
 ): Prompt => {
-  if (!served.chat) throw invalid('This model has no chat template: use /v1/completions with a prompt.', 'messages')
-  const text = served.chat.render(messages.map(asText), { ...options, tools: options.tools ?? null })
+  const text = chatOf(served).render(messages.map(asText), { ...options, tools: options.tools ?? null })
   // The template writes the special tokens itself.
   return promptOfText(served, text, false, 'messages')
 }
@@ -197,6 +217,7 @@ export const promptOfChat = (
 export const acceptChat = (served: Served, json: unknown, id: string): Work => {
   const body = checked(chatBody, json)
   requireModel(served, body.model)
+  chatOf(served)
   const tools = toolsOf(served, body)
   if (body.top_logprobs && !body.logprobs)
     throw invalid('top_logprobs only goes with "logprobs": true.', 'top_logprobs')

@@ -40,7 +40,7 @@ export type Served = {
   numericClass: string
   /** Unix seconds at which serving began. */
   created: number
-  config: Pick<ModelConfig, 'family' | 'vocabulary' | 'contextLength' | 'eos'>
+  config: Pick<ModelConfig, 'family' | 'vocabulary' | 'contextLength' | 'encoder' | 'eos'>
   defaults: SamplingDefaults
   /** null: the model is served by token ids alone. */
   tokenizer: Tokens | null

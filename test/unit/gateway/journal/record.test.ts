@@ -7,7 +7,7 @@ import { seeded } from '../../../support/random.ts'
 it('requests survive a store as they are', () => {
   const seed = 2n ** 64n - 1n
   const sampling = { ...greedy, seed, temperature: 0.1 + 0.2, logitBias: new Map([[7, -100]]) }
-  const request = requestOf([1, 2, 3], 9, { sampling, resume: [4, 5], stopIds: [6], logprobs: 0 })
+  const request = requestOf([1, 2, 3], 9, { sampling, source: [8, 9], resume: [4, 5], stopIds: [6], logprobs: 0 })
   const stored = JSON.parse(JSON.stringify(packRequest(request)))
   expect(unpackRequest(stored)).toEqual<GenerationRequest>(request)
 })
