@@ -32,6 +32,9 @@ const generation = {
   top_p: share.nullish(),
   n: integer.min(1).max(choicesMax).nullish(),
   best_of: integer.min(1).nullish(),
+  // transformers' and older vLLM's names for beam search, read to be refused: passed over, they would give another answer.
+  num_beams: integer.min(1).nullish(),
+  use_beam_search: z.boolean().nullish(),
   stop: z.union([stop, z.array(stop).max(stopsMax, `at most ${stopsMax} stop strings`)], {
     error: `must be a string or a list of at most ${stopsMax} strings, each of 1 to ${stopCharactersMax} characters`,
   }),

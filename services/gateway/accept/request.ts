@@ -96,6 +96,8 @@ const stopsOf = (served: Served, body: Body): readonly string[] => {
 }
 
 const checkUnsupported = (body: Body): void => {
+  const beams = body.use_beam_search ? 'use_beam_search' : (body.num_beams ?? 1) > 1 ? 'num_beams' : null
+  if (beams) throw invalid(`${beams} is not supported, for there is no beam search: leave it out.`, beams)
   const format = body.response_format?.type ?? 'text'
   if (format !== 'text')
     throw invalid(

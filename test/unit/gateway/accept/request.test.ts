@@ -231,6 +231,12 @@ describe('choices', () => {
     expect(complete({ n: 2, best_of: 2 }).requests).toHaveLength(2)
     expect(refusal(() => complete({ best_of: 2 }))).toMatchObject({ param: 'best_of' })
   })
+
+  it('are not beams', () => {
+    expect(complete({ num_beams: 1, use_beam_search: false }).requests).toHaveLength(1)
+    expect(refusal(() => complete({ num_beams: 2 }))).toMatchObject({ param: 'num_beams' })
+    expect(refusal(() => chat({ use_beam_search: true }))).toMatchObject({ param: 'use_beam_search' })
+  })
 })
 
 describe('log-probabilities', () => {
