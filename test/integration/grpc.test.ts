@@ -135,7 +135,8 @@ describe('the other methods', () => {
     const { client } = await open()
     const { models } = await answer<{ models?: object[] }>((callback) => client.Models({}, callback))
     const { hash } = reader.served
-    expect(models).toEqual([{ id: 'alphabet', hash, family: 'mixtral', precision: 'fp32', context_length: 64 }])
+    const kind = 'decoder'
+    expect(models).toEqual([{ id: 'alphabet', hash, family: 'mixtral', precision: 'fp32', context_length: 64, kind }])
   })
 
   it('turn text into ids and back', async () => {

@@ -176,7 +176,7 @@ describe('the other routes', () => {
   it('name the model', async () => {
     const { client } = await open()
     const [model] = (await client.models.list()).data
-    expect(model).toMatchObject({ id: 'alphabet', object: 'model', max_model_len: 64, precision: 'fp32' })
+    expect(model).toMatchObject({ id: 'alphabet', object: 'model', max_model_len: 64, kind: 'decoder' })
     expect(await client.models.retrieve('alphabet')).toEqual(model)
   })
 

@@ -9,7 +9,7 @@ import { statusOf } from '../../../shared/status.ts'
 import type { TokenLogprob } from '../sequence.ts'
 import { deadlineMsMax } from './fields.ts'
 import { checkRoom, type GenerateParts, generate } from './generate.ts'
-import { tokenText } from './openai.ts'
+import { kindOf, tokenText } from './openai.ts'
 import { encode } from './prompt.ts'
 import { acceptCompletion, type Work } from './request.ts'
 import { tenantOf } from './requests.ts'
@@ -121,8 +121,9 @@ export const inferenceHandlers = (parts: GenerateParts): InferenceServiceHandler
   },
   Models(_, callback) {
     const { name, hash, config, precision } = parts.served
-    const model = { id: name, hash, family: config.family, precision, context_length: config.contextLength }
-    callback(null, { models: [model] })
+    const { family, contextLength } = config
+    const kind = kindOf(parts.served)
+    callback(null, { models: [{ id: name, hash, family, precision, context_length: contextLength, kind }] })
   },
   Tokenize({ request }, callback) {
     unary(() => {

@@ -19,6 +19,9 @@ export type Shape<Chunk> = {
 export const fingerprint = (served: Served): string =>
   `fp_${createHash('sha256').update(`${served.hash}:${served.numericClass}`).digest('hex').slice(0, 16)}`
 
+export const kindOf = ({ config }: Served): 'decoder' | 'encoder-decoder' =>
+  config.encoder ? 'encoder-decoder' : 'decoder'
+
 export const modelBody = (served: Served) => ({
   id: served.name,
   object: 'model',
@@ -26,6 +29,7 @@ export const modelBody = (served: Served) => ({
   owned_by: 'expertmesh',
   root: served.name,
   max_model_len: served.config.contextLength,
+  kind: kindOf(served),
   family: served.config.family,
   precision: served.precision,
   hash: served.hash,

@@ -7,6 +7,7 @@ export interface Model {
   'family'?: (string);
   'precision'?: (string);
   'context_length'?: (number);
+  'kind'?: (string);
 }
 
 export interface Model__Output {
@@ -15,4 +16,5 @@ export interface Model__Output {
   'family': (string);
   'precision': (string);
   'context_length': (number);
+  'kind': (string);
 }

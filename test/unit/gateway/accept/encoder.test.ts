@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, it } from 'vitest'
 import { packKept, unpackKept } from '../../../../services/gateway/accept/kept.ts'
+import { modelBody } from '../../../../services/gateway/accept/openai.ts'
 import { promptIds } from '../../../../services/gateway/accept/prompt.ts'
 import { acceptChat, acceptCompletion } from '../../../../services/gateway/accept/request.ts'
 import type { Served } from '../../../../services/gateway/accept/served.ts'
@@ -55,6 +56,11 @@ describe('the prompt of an encoder–decoder', () => {
     const kept = { work: accept({ prompt: [5, 6] }), created: 1, deadlineAt: null, tenant: '' }
     expect(unpackKept(packKept(kept)).work.requests[0]).toMatchObject({ source: [5, 6], prompt: [start] })
   })
+})
+
+it('is told from a decoder alone', () => {
+  expect(modelBody(translator)).toMatchObject({ object: 'model', kind: 'encoder-decoder', max_model_len: 64 })
+  expect(modelBody(plain)).toMatchObject({ kind: 'decoder' })
 })
 
 describe('the limits of an encoder–decoder', () => {
