@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { Code, MeshError } from '../../../shared/errors.ts'
 import type { Sampling, TokenLogprob } from '../sequence.ts'
+import type { Constraint } from './constrain.ts'
 import { keepLargest, kthLargest, nucleus } from './cut.ts'
 import { argmax, tokenLogprob } from './logprob.ts'
 import { uniform } from './philox.ts'
@@ -10,9 +11,7 @@ export type History = { prompt: readonly number[]; output: readonly number[] }
 export type SampleOptions = {
   /** null: none; otherwise how many alternatives to report beside the chosen token. */
   logprobs: number | null
-  /** Ids that may not be drawn here: the stop ids while min_tokens is not reached. */
-  banned?: readonly number[]
-}
+} & Partial<Constraint>
 
 /**
  * Draws the next token from logits [V]; a pure function of its arguments, which it leaves as they are. The position that enters
@@ -20,7 +19,8 @@ export type SampleOptions = {
  *
  * In this order, all in doubles: repetition penalty, presence and frequency penalties, logit bias, bans; then argmax where the
  * temperature is 0, else temperature, top-k, top-p and min-p (the order of transformers' GenerationMixin). Ties go to the lowest
- * id, at the cuts too, where transformers keeps every tied token.
+ * id, at the cuts too, where transformers keeps every tied token. A forced token is drawn whatever the logits say, which its
+ * log-probability tells all the same.
  * @throws MeshError INTERNAL on NaN or +∞ logits or when nothing is left to draw; INVALID_ARGUMENT on a logit_bias outside [0, V).
  */
 export const sample = (
@@ -31,7 +31,10 @@ export const sample = (
   options: SampleOptions,
 ): { token: number; logprob: TokenLogprob | null } => {
   argmax(logits) // Refuses NaN before anything is derived from it.
-  const adjusted = adjust(logits, history, sampling, options.banned ?? [])
+  const { logprobs, forced = null, banned = [] } = options
+  const told = (token: number) => ({ token, logprob: logprobs === null ? null : tokenLogprob(logits, token, logprobs) })
+  if (forced !== null) return told(forced)
+  const adjusted = adjust(logits, history, sampling, banned)
   const best = argmax(adjusted)
   if (adjusted[best] === -Infinity) {
     throw new MeshError(
@@ -40,11 +43,8 @@ export const sample = (
     )
   }
   const position = history.prompt.length + history.output.length
-  const token =
-    sampling.temperature === 0
-      ? best
-      : draw(new Float64Array(adjusted), best, sampling, uniform(sampling.seed, choice, position))
-  return { token, logprob: options.logprobs === null ? null : tokenLogprob(logits, token, options.logprobs) }
+  if (sampling.temperature === 0) return told(best)
+  return told(draw(new Float64Array(adjusted), best, sampling, uniform(sampling.seed, choice, position)))
 }
 
 /** Penalties, bias and bans on a copy; the logits themselves where none of them is asked for. */

@@ -1,0 +1,36 @@
+import type { Encoder } from '../../../shared/model/config.ts'
+import type { GenerationRequest } from '../sequence.ts'
+
+/** What may be drawn at one position. */
+export type Constraint = {
+  /** The only id; null: any that is not banned. It goes before the bans. */
+  forced: number | null
+  banned: readonly number[]
+}
+
+/**
+ * The constraint on the token that follows `generated` others of the same output, those of earlier attempts included. A pure function
+ * of its arguments, so a sequence resumed anywhere goes on as it would have.
+ *
+ * These are transformers' logits processors (generation/logits_process.py): MinNewTokensLength, which bans the stop ids until
+ * min_tokens; NoBadWords (of one token) and SuppressTokens; SuppressTokensAtBegin, whose position is the first that nothing is forced at;
+ * ForcedBOSToken; and ForcedEOSToken, which goes before ForcedBOSToken where an output has one token. A forced id is drawn though it
+ * be suppressed, where transformers' SuppressTokens would leave nothing to draw.
+ *
+ * An end is forced where it is one: with ignore_eos it is no stop id, and a model without other constraints decodes plainly.
+ * A decoder alone has the ban of its stop ids and no other constraint.
+ */
+export const constrain = (
+  encoder: Encoder | null,
+  { stopIds, minTokens, maxTokens }: Pick<GenerationRequest, 'stopIds' | 'minTokens' | 'maxTokens'>,
+  generated: number,
+): Constraint => {
+  const early = generated < minTokens ? stopIds : []
+  if (!encoder) return { forced: null, banned: early }
+  const { forcedFirst, forcedLast, suppressed, suppressedFirst } = encoder
+  const first = generated === (forcedFirst === null ? 0 : 1) ? suppressedFirst : []
+  const banned = [...early, ...suppressed, ...first]
+  const last = forcedLast !== null && stopIds.includes(forcedLast) ? forcedLast : null
+  if (last !== null && generated === maxTokens - 1) return { forced: last, banned }
+  return { forced: generated === 0 ? forcedFirst : null, banned }
+}
