@@ -43,8 +43,8 @@ const parseSeed = (text: string): string => {
 export const generateCommand = (): Command =>
   addClusterFlags(new Command('generate'))
     .description('Starts a cluster on this machine, generates once, ends it')
-    .option('--prompt <text>', 'text to go on from')
-    .option('--ids <list>', 'token ids to go on from, taken as they are', parseIds)
+    .option('--prompt <text>', 'text to go on from; the source where the model has an encoder')
+    .option('--ids <list>', 'the same as token ids, taken as they are', parseIds)
     .option('--max-tokens <n>', 'most tokens to generate', whole(1), 64)
     .option('--temperature <t>', "0 is greedy (default: the model's own)", decimal(0, TEMPERATURE_MAX))
     .option('--top-p <p>', 'nucleus sampling', decimal(0, 1))
