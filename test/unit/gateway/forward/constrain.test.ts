@@ -2,6 +2,8 @@ import { describe, expect, it } from 'vitest'
 import { constrain } from '../../../../services/gateway/forward/constrain.ts'
 import { sample } from '../../../../services/gateway/forward/sample.ts'
 import type { Encoder } from '../../../../shared/model/config.ts'
+import { openFolder } from '../../../../shared/model/open.ts'
+import { goldenFolders } from '../../../support/goldens.ts'
 import { greedy } from '../../../support/local.ts'
 import { seeded } from '../../../support/random.ts'
 
@@ -88,6 +90,19 @@ describe('constraints', () => {
     expect(forcedAt(free, limits)).toEqual([null, null, null, null])
     expect(forcedAt({ ...ending, forcedFirst: 5 }, { ...limits, maxTokens: 1 })[0]).toBe(2)
   })
+
+  it.each(['marian', 'bart', 't5', 'switch_transformers', 'nllb_moe'])(
+    'let %s’s golden decode plainly with ignore_eos',
+    async (name) => {
+      for (const dir of goldenFolders([name])) {
+        const { config, close } = await openFolder(dir)
+        await close()
+        const request = { stopIds: [], minTokens: 0, maxTokens: 24 }
+        for (let generated = 0; generated < 24; generated++)
+          expect(constrain(config.encoder, request, generated)).toEqual({ forced: null, banned: [] })
+      }
+    },
+  )
 
   it('keep from the beginning what may not begin, behind a forced beginning too', () => {
     const banned = (encoder: Encoder) => [0, 1, 2].map((generated) => constrain(encoder, limits, generated).banned)
