@@ -52,11 +52,13 @@ type Ids = Pick<ModelConfig, 'bos' | 'eos'> & { encoder: Encoder }
 export const readIds = (keys: Keys, generation: Keys, layers: number): Ids => {
   if (!keys.flag('is_encoder_decoder', true))
     throw keys.refuse('is_encoder_decoder', 'but this family is supported as an encoder–decoder alone')
+  const vocabulary = keys.count('vocab_size')
   const place = (key: string): Keys => (generation.has(key) ? generation : keys)
   const all = (key: string): number[] => place(key).ids(key) ?? []
   const one = (key: string): number | null => {
     const ids = all(key)
     if (ids.length > 1) throw place(key).refuse(key, 'but only one id is supported')
+    if (ids[0] >= vocabulary) throw place(key).refuse(key, `but ids run from 0 to ${vocabulary - 1}`)
     return ids[0] ?? null
   }
   const start = one('decoder_start_token_id')
@@ -64,15 +66,18 @@ export const readIds = (keys: Keys, generation: Keys, layers: number): Ids => {
   const bad = place('bad_words_ids').idLists('bad_words_ids')
   if (bad.some((word) => word.length !== 1))
     throw place('bad_words_ids').refuse('bad_words_ids', 'but only words of one token are supported')
+  const eos = all('eos_token_id')
+  // An end is no bad word (transformers' NoBadWordsLogitsProcessor): without it nothing would end.
+  const words = bad.flat().filter((id) => !eos.includes(id))
   return {
     bos: all('bos_token_id')[0] ?? null,
-    eos: all('eos_token_id'),
+    eos,
     encoder: {
       layers,
       start,
       forcedFirst: one('forced_bos_token_id'),
       forcedLast: one('forced_eos_token_id'),
-      suppressed: [...all('suppress_tokens'), ...bad.flat()],
+      suppressed: [...all('suppress_tokens'), ...words],
       suppressedFirst: all('begin_suppress_tokens'),
     },
   }

@@ -64,6 +64,7 @@ describe('an encoder–decoder', () => {
       forcedLast: 0,
       suppressed: [127],
     })
+    expect(configOf('marian', { bad_words_ids: [[0], [127]] }).encoder?.suppressed).toEqual([127])
     const generation = {
       decoder_start_token_id: [4],
       forced_bos_token_id: 9,
@@ -160,6 +161,9 @@ it('a tied table is found under whichever name it was stored', () => {
 describe('a value that is not supported is refused, its key and value named', () => {
   it.each<[Seq2seqName, Raw, RegExp]>([
     ['bart', { decoder_start_token_id: null }, /decoder_start_token_id null, but the id that the decoder begins with/],
+    ['bart', { decoder_start_token_id: 128 }, /decoder_start_token_id 128, but ids run from 0 to 127/],
+    ['bart', { forced_bos_token_id: 128 }, /forced_bos_token_id 128, but ids run from 0 to 127/],
+    ['bart', { forced_eos_token_id: 999 }, /forced_eos_token_id 999, but ids run from 0 to 127/],
     ['bart', { decoder_start_token_id: [1, 2] }, /decoder_start_token_id \[1,2\], but only one id/],
     ['bart', { is_encoder_decoder: false }, /is_encoder_decoder false/],
     ['bart', { normalize_before: true }, /normalize_before true, but only false/],
