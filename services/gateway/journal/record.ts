@@ -2,7 +2,9 @@ import type { EngineEvent, GenerationRequest, TokenLogprob } from '../sequence.t
 
 /** Requests and events as JSON, for stores outside this process. What is read back equals what was written, to the bit. */
 
-type StoredRequest = Omit<GenerationRequest, 'sampling'> & {
+type StoredRequest = Omit<GenerationRequest, 'sampling' | 'source'> & {
+  /** Absent from what was stored before there were encoder–decoders: a queue outlives a gateway's update. */
+  source?: readonly number[]
   sampling: Omit<GenerationRequest['sampling'], 'seed' | 'logitBias'> & { seed: string; logitBias: [number, number][] }
 }
 
@@ -18,6 +20,7 @@ export const unpackRequest = (stored: StoredRequest): GenerationRequest => {
   const { sampling } = stored
   return {
     ...stored,
+    source: stored.source ?? [],
     sampling: { ...sampling, seed: BigInt(sampling.seed), logitBias: new Map(sampling.logitBias) },
   }
 }

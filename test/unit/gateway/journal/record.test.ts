@@ -12,6 +12,13 @@ it('requests survive a store as they are', () => {
   expect(unpackRequest(stored)).toEqual<GenerationRequest>(request)
 })
 
+it('a request stored before there were sources has none', () => {
+  const request = requestOf([1, 2, 3], 9)
+  const { source, ...older } = packRequest(request)
+  expect(source).toEqual([])
+  expect(unpackRequest(older)).toEqual(request)
+})
+
 it('events survive a store to the last bit', () => {
   const next = seeded(11)
   const value = (): number => (next(10) === 0 ? Number.NEGATIVE_INFINITY : -Math.exp(next(1e6) / 1e5))
