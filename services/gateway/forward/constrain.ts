@@ -3,7 +3,7 @@ import type { GenerationRequest } from '../sequence.ts'
 
 /** What may be drawn at one position. */
 export type Constraint = {
-  /** The only id; null: any that is not banned. It goes before the bans. */
+  /** The only id; null: any that is not banned. */
   forced: number | null
   banned: readonly number[]
 }
@@ -28,9 +28,9 @@ export const constrain = (
   const early = generated < minTokens ? stopIds : []
   if (!encoder) return { forced: null, banned: early }
   const { forcedFirst, forcedLast, suppressed, suppressedFirst } = encoder
+  const ends = generated === maxTokens - 1 && forcedLast !== null && stopIds.includes(forcedLast)
+  const forced = ends ? forcedLast : generated === 0 ? forcedFirst : null
+  if (forced !== null) return { forced, banned: [] }
   const first = generated === (forcedFirst === null ? 0 : 1) ? suppressedFirst : []
-  const banned = [...early, ...suppressed, ...first]
-  const last = forcedLast !== null && stopIds.includes(forcedLast) ? forcedLast : null
-  if (last !== null && generated === maxTokens - 1) return { forced: last, banned }
-  return { forced: generated === 0 ? forcedFirst : null, banned }
+  return { forced, banned: [...suppressed, ...first, ...early] }
 }
