@@ -39,8 +39,12 @@ export type Inspection = {
 
 const KINDS: Record<Part['kind'], string> = {
   embed: 'embedding',
+  place: 'positions',
   project: 'attention: norm, q, k, v',
+  source: 'cross-attention: k, v',
+  cross: 'cross-attention: q',
   output: 'attention: output; router',
+  settle: 'norms after layers',
   shared: 'dense FFNs, shared experts',
   expert: 'routed experts',
   head: 'head',

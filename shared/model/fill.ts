@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
-import type { ExpertTensor, LayerTensor, ModelConfig, Precision, Source, WeightMap } from './config.ts'
+import type { ExpertTensor, LayerTensor, ModelConfig, ModelTensor, Precision, Source, WeightMap } from './config.ts'
 import type { Part } from './part.ts'
 import { columnSizes, divideRows, equalise, quantiseMatrix, rowSizes, scaleColumns, transpose } from './quantise.ts'
+import { hasCross } from './tensors.ts'
 
 /** What conversion needs of a model: shared/model/open.ts gives it. */
 export type Weights = {
@@ -30,19 +31,32 @@ export const fillPart = async (model: Weights, part: Part, precision: Precision,
       return put('embed', await read(weights.model('embed')))
     case 'head': {
       const head = await read(weights.model('head'))
-      const norm = await read(weights.model('norm'))
-      const factors = evenNorm(norm, head, precision)
-      await put('norm', divideRows(norm, factors))
+      const pre = config.norm.placement === 'pre'
+      const factors = pre ? await evenSource(model, weights.model('norm'), head, precision) : null
+      if (pre) await putNorm(model, 'norm', put, 'norm', modelSource(model), factors)
+      if (config.head.bias) await put('head.bias', await read(weights.model('head.bias')))
       return matrix('head', scaleColumns(head, factors), config.hidden)
     }
+    case 'place': {
+      const prefix = part.stack === 'encoder' ? 'encoder.' : ''
+      if (config.positions.kind === 'learned') await put('positions', await read(weights.model(`${prefix}positions`)))
+      if (config.embedding.norm) await putNorm(model, `${prefix}embed.norm`, put, 'norm', modelSource(model), null)
+      return
+    }
+    case 'source':
+      return fillSource(model, part.layer, precision, put, matrix)
+    case 'cross':
+      return fillCross(model, part.layer, precision, put, matrix)
+    case 'settle':
+      return putNorm(model, 'ffn.norm', put, 'norm', layerSource(model, part.layer), null)
     case 'project':
       return fillProject(model, part.layer, precision, put, matrix)
     case 'output':
       return fillOutput(model, part.layer, precision, put, matrix)
     case 'shared':
-      return fillFfn(model, part.layer, (name) => weights.layer(part.layer, `shared.${name}`), precision, matrix)
+      return fillFfn(model, part.layer, (name) => weights.layer(part.layer, `shared.${name}`), precision, put, matrix)
     case 'expert':
-      return fillFfn(model, part.layer, (name) => weights.expert(part.layer, part.expert, name), precision, matrix)
+      return fillFfn(model, part.layer, (name) => weights.expert(part.layer, part.expert, name), precision, put, matrix)
   }
 }
 
@@ -51,6 +65,87 @@ type PutMatrix = (name: string, values: Float32Array, width: number) => Promise<
 /** Factors that even out the channels between a norm and a matrix that reads it; fp32 has no need of them. */
 const evenNorm = (norm: Float32Array, consumer: Float32Array, precision: Precision): Float32Array | null =>
   precision === 'fp32' ? null : equalise(Float64Array.from(norm, Math.abs), columnSizes(consumer, norm.length))
+
+type Norm = 'norm' | 'encoder.norm' | 'embed.norm' | 'encoder.embed.norm'
+type LayerNorm = 'attention.norm' | 'cross.norm' | 'ffn.norm'
+
+const modelSource =
+  ({ weights }: Weights) =>
+  (name: ModelTensor): Source =>
+    weights.model(name)
+const layerSource =
+  ({ weights }: Weights, layer: number) =>
+  (name: LayerTensor): Source =>
+    weights.layer(layer, name)
+
+/** Puts a norm, divided by factors where what reads it was multiplied, under a name of its graph. */
+const putNorm = async <Name extends Norm | LayerNorm>(
+  { config, checkpoint }: Weights,
+  tensor: Name,
+  put: Put,
+  name: string,
+  source: (name: Name | `${Name}.bias`) => Source,
+  factors: Float32Array | null,
+): Promise<void> => {
+  await put(name, divideRows(await checkpoint.read(source(tensor)), factors))
+  if (config.norm.kind === 'layer')
+    await put(`${name}.bias`, divideRows(await checkpoint.read(source(`${tensor}.bias`)), factors))
+}
+
+/** evenNorm of a norm in the checkpoint. Nothing can be folded where the rows go on as the residual too. */
+const evenSource = async (
+  { config, checkpoint }: Weights,
+  norm: Source,
+  consumer: Float32Array,
+  precision: Precision,
+): Promise<Float32Array | null> => {
+  if (precision === 'fp32' || config.norm.placement === 'post') return null
+  return evenNorm(await checkpoint.read(norm), consumer, precision)
+}
+
+/** A decoder layer's keys and values of the encoder's rows. */
+const fillSource = async (
+  model: Weights,
+  layer: number,
+  precision: Precision,
+  put: Put,
+  matrix: PutMatrix,
+): Promise<void> => {
+  const { config, weights, checkpoint } = model
+  const { attention: a, hidden } = config
+  assert(a.kind === 'gqa')
+  const read = (name: LayerTensor) => checkpoint.read(weights.layer(layer, name))
+  const pre = config.norm.placement === 'pre'
+  const factors = pre ? await evenSource(model, weights.model('encoder.norm'), await read('cross.k'), precision) : null
+  if (pre) await putNorm(model, 'encoder.norm', put, 'norm', modelSource(model), factors)
+  for (const name of ['k', 'v'] as const) {
+    await matrix(name, scaleColumns(await read(`cross.${name}`), factors), hidden)
+    if (a.bias[name]) await put(`${name}.bias`, await read(`cross.${name}.bias`))
+  }
+}
+
+/** What leads from a decoder layer's attention to its own rows to that to the encoder's. */
+const fillCross = async (
+  model: Weights,
+  layer: number,
+  precision: Precision,
+  put: Put,
+  matrix: PutMatrix,
+): Promise<void> => {
+  const { config, weights, checkpoint } = model
+  const { attention: a, hidden } = config
+  assert(a.kind === 'gqa')
+  const read = (name: LayerTensor) => checkpoint.read(weights.layer(layer, name))
+  await matrix('o', await read('attention.o'), a.heads * a.headDim)
+  if (a.bias.o) await put('o.bias', await read('attention.o.bias'))
+  const pre = config.norm.placement === 'pre'
+  const query = await read('cross.q')
+  const factors = pre ? await evenSource(model, weights.layer(layer, 'cross.norm'), query, precision) : null
+  if (pre) await putNorm(model, 'cross.norm', put, 'cross.norm', layerSource(model, layer), factors)
+  else await putNorm(model, 'attention.norm', put, 'norm', layerSource(model, layer), null)
+  await matrix('q', scaleColumns(query, factors), hidden)
+  if (a.bias.q) await put('q.bias', await read('cross.q.bias'))
+}
 
 const fillProject = async (
   model: Weights,
@@ -62,10 +157,10 @@ const fillProject = async (
   const { config, weights, checkpoint } = model
   const { attention: a, hidden } = config
   const read = (name: LayerTensor) => checkpoint.read(weights.layer(layer, name))
-  const norm = await read('attention.norm')
   const first = a.kind === 'mla' && a.qLora !== null ? 'attention.q.a' : 'attention.q'
-  const factors = evenNorm(norm, await read(first), precision)
-  await put('norm', divideRows(norm, factors))
+  const factors = await evenSource(model, weights.layer(layer, 'attention.norm'), await read(first), precision)
+  if (config.norm.placement === 'pre')
+    await putNorm(model, 'attention.norm', put, 'norm', layerSource(model, layer), factors)
   /** A projection that reads the norm, with its bias. */
   const project = async (name: string, tensor: LayerTensor, bias: LayerTensor | null): Promise<void> => {
     await matrix(name, scaleColumns(await read(tensor), factors), hidden)
@@ -121,10 +216,13 @@ const fillOutput = async (
   const { attention: a, hidden, moe } = config
   const read = (name: LayerTensor) => checkpoint.read(weights.layer(layer, name))
   if (a.kind === 'mla') await putAbsorbed(model, layer, 'v', put)
-  await matrix('o', await read('attention.o'), a.heads * (a.kind === 'mla' ? a.valueDim : a.headDim))
-  if (a.kind === 'mla' ? a.bias : a.bias.o) await put('o.bias', await read('attention.o.bias'))
+  const last = hasCross(config, layer) ? 'cross' : 'attention'
+  await matrix('o', await read(`${last}.o`), a.heads * (a.kind === 'mla' ? a.valueDim : a.headDim))
+  if (a.kind === 'mla' ? a.bias : a.bias.o) await put('o.bias', await read(`${last}.o.bias`))
   const factors = await ffnFactors(model, layer, precision)
-  await put('ffn.norm', divideRows(await read('ffn.norm'), factors))
+  const source = layerSource(model, layer)
+  if (config.norm.placement === 'pre') await putNorm(model, 'ffn.norm', put, 'ffn.norm', source, factors)
+  else await putNorm(model, `${last}.norm`, put, 'norm', source, null)
   if (config.layers[layer].ffn === 'dense') return
   await put('router', transpose(scaleColumns(await read('router'), factors), moe.experts, hidden))
   if (moe.sharedGate) await put('shared.router', scaleColumns(await read('shared.router'), factors))
@@ -134,15 +232,12 @@ const fillOutput = async (
  * Factors between a layer's second norm and all that reads it. The router stands for the experts: every process that converts one
  * expert must arrive at the same factors without reading the others.
  */
-const ffnFactors = async (
-  { config, weights, checkpoint }: Weights,
-  layer: number,
-  precision: Precision,
-): Promise<Float32Array | null> => {
+const ffnFactors = async (model: Weights, layer: number, precision: Precision): Promise<Float32Array | null> => {
   if (precision === 'fp32') return null
-  const consumer = config.layers[layer].ffn === 'dense' ? 'shared.gate' : 'router'
-  const norm = await checkpoint.read(weights.layer(layer, 'ffn.norm'))
-  return evenNorm(norm, await checkpoint.read(weights.layer(layer, consumer)), precision)
+  const { config, weights, checkpoint } = model
+  const first = config.ffn.gated ? 'shared.gate' : 'shared.up'
+  const consumer = weights.layer(layer, config.layers[layer].ffn === 'dense' ? first : 'router')
+  return evenSource(model, weights.layer(layer, 'ffn.norm'), await checkpoint.read(consumer), precision)
 }
 
 const fillFfn = async (
@@ -150,16 +245,21 @@ const fillFfn = async (
   layer: number,
   source: (name: ExpertTensor) => Source,
   precision: Precision,
+  put: Put,
   matrix: PutMatrix,
 ): Promise<void> => {
   const { config, checkpoint } = model
+  const { ffn, hidden } = config
   const outer = await ffnFactors(model, layer, precision)
-  const gate = scaleColumns(await checkpoint.read(source('gate')), outer)
-  await matrix('gate', gate, config.hidden)
+  if (ffn.gated) await matrix('gate', scaleColumns(await checkpoint.read(source('gate')), outer), hidden)
   const up = scaleColumns(await checkpoint.read(source('up')), outer)
   const down = await checkpoint.read(source('down'))
-  const width = up.length / config.hidden
-  const inner = precision === 'fp32' ? null : equalise(rowSizes(up, config.hidden), columnSizes(down, width))
-  await matrix('up', divideRows(up, inner), config.hidden)
+  const width = up.length / hidden
+  // A factor passes through the product of a gated FFN, and through relu, but through no other activation.
+  const passes = ffn.gated || ffn.activation === 'relu'
+  const inner = precision === 'fp32' || !passes ? null : equalise(rowSizes(up, hidden), columnSizes(down, width))
+  await matrix('up', divideRows(up, inner), hidden)
+  if (ffn.bias) await put('up.bias', divideRows(await checkpoint.read(source('up.bias')), inner))
   await matrix('down', scaleColumns(down, inner), width)
+  if (ffn.bias) await put('down.bias', await checkpoint.read(source('down.bias')))
 }

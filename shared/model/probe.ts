@@ -79,7 +79,7 @@ export const numericClass = async (options: ProbeOptions): Promise<string> => {
       await check(`output-${precision}`, outputGraph(config, 0, precision), mixedRows)
     }
     if (cpu) {
-      await check('attention', attentionGraph(config, false), cachedRows)
+      await check('attention', attentionGraph(config, { causal: true, mask: 'none' }), cachedRows)
       await checkExact(folder, options)
     }
     return hash.digest('hex')

@@ -72,7 +72,7 @@ const positionRow = (
 }
 
 /** What a layer's queries see of its own stack. */
-const sightOf = (config: ModelConfig, layer: number, table: Float32Array | undefined): Sight => {
+export const sightOf = (config: ModelConfig, layer: number, table: Float32Array | undefined): Sight => {
   const { positions, attention } = config
   const encoder = inEncoder(config, layer)
   const bias: Sight['bias'] =

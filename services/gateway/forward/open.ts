@@ -50,8 +50,8 @@ export const openForward = async (options: ForwardOptions): Promise<Forward> => 
     attend: {
       project: await perLayer((layer) => openPart({ kind: 'project', layer })),
       output: await perLayer((layer) => openPart({ kind: 'output', layer })),
-      attention: await openGraph(attentionGraph(config, false), ''),
-      windowed: await openGraph(attentionGraph(config, true), ''),
+      attention: await openGraph(attentionGraph(config, { causal: true, mask: 'none' }), ''),
+      windowed: await openGraph(attentionGraph(config, { causal: true, mask: 'rows' }), ''),
     },
     shared: await perLayer(async (layer) => (hasShared(config, layer) ? openPart({ kind: 'shared', layer }) : null)),
     bias: await perLayer(async (layer) => (biased(layer) ? readBias(layer) : null)),

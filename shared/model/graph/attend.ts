@@ -1,6 +1,6 @@
+import assert from 'node:assert/strict'
 import type { GqaAttention, MlaAttention, ModelConfig, Precision } from '../config.ts'
-import { ropeOf } from '../rope.ts'
-import { asRows, biased, linear, type Rows, reshape, rmsNorm, split } from './linear.ts'
+import { asRows, biased, entering, leaving, linear, type Rows, reshape, rmsNorm, split } from './linear.ts'
 import { Graph, type Value } from './onnx.ts'
 
 /** What one token stores per layer: for gqa its keys and its values, for mla one latent row that serves as both. */
@@ -16,19 +16,30 @@ export const queryWidth = ({ attention: a }: ModelConfig): number =>
 export const mixedWidth = ({ attention: a }: ModelConfig): number => a.heads * (a.kind === 'mla' ? a.kvLora : a.headDim)
 
 /**
- * Norm, projections and rope. h [T,H], cos and sin [1,T,d/2] → q [T,queryWidth] and the rows to cache: k, v [T,kvHeads·headDim]
- * for gqa; k [T,kvLora+rope] for mla, whose queries are carried into the latent space (absorbed, DeepSeek-V2 §2.1.2).
+ * Norm, projections and rope. h [T,H] and, with rope, cos and sin [1,T,d/2] → q [T,queryWidth] and the rows to cache: k, v
+ * [T,kvHeads·headDim] for gqa; k [T,kvLora+rope] for mla, whose queries are carried into the latent space (absorbed, DeepSeek-V2
+ * §2.1.2).
  */
 export const projectGraph = (config: ModelConfig, precision: Precision): Graph => {
   const g = new Graph()
   const h = g.input('h', 'float32', ['T', config.hidden])
-  const positions = ropeOf(config)
+  const rotate = rotation(g, config)
+  const rows = asRows(g, entering(g, h, 'norm', config), precision)
+  const { attention } = config
+  if (attention.kind === 'gqa') projectGqa(g, attention, config, rows, rotate)
+  else projectMla(g, attention, config, rows, precision, rotate)
+  return g
+}
+
+type Rotate = (x: Value, heads: number, dim: number) => Value
+
+const rotation = (g: Graph, { positions }: ModelConfig): Rotate => {
+  if (positions.kind !== 'rope') return (x) => x
   const half = positions.dim / 2
   const cos = g.input('cos', 'float32', [1, 'T', half])
   const sin = g.input('sin', 'float32', [1, 'T', half])
-  const rows = asRows(g, rmsNorm(g, h, 'norm', config.hidden, config.norm.eps), precision)
   const interleaved = positions.layout === 'interleaved' ? 1 : 0
-  const rotate: Rotate = (x, heads, dim) => {
+  return (x, heads, dim) => {
     const width = heads * dim
     const attributes = {
       interleaved,
@@ -38,13 +49,7 @@ export const projectGraph = (config: ModelConfig, precision: Precision): Graph =
     const turned = g.op('RotaryEmbedding', [reshape(g, x, [1, -1, width]), cos, sin], attributes)
     return reshape(g, turned, [-1, width])
   }
-  const { attention } = config
-  if (attention.kind === 'gqa') projectGqa(g, attention, config, rows, rotate)
-  else projectMla(g, attention, config, rows, precision, rotate)
-  return g
 }
-
-type Rotate = (x: Value, heads: number, dim: number) => Value
 
 const projectGqa = (g: Graph, a: GqaAttention, config: ModelConfig, rows: Rows, rotate: Rotate): void => {
   const project = (name: 'q' | 'k' | 'v', heads: number): Value => {
@@ -107,30 +112,71 @@ const perHead = (g: Graph, x: Value, heads: number, inWidth: number, name: strin
   return heads === 1 ? products[0] : g.op('Concat', products, { axis: 1 })
 }
 
+/** Which rows an attention sees: causal, those up to a row's own; else all. A mask [S,C], or one for each head [1,heads,S,C], is added to q·k. */
+export type Sight = { causal: boolean; mask: 'none' | 'rows' | 'heads' }
+
 /**
- * Attention of one sequence over its cache: q [S,queryWidth] are its last S rows, k and v [1,kvHeads,capacity,dim] (mla: k is both),
- * length [1] the valid rows; `windowed` adds mask [S,capacity]. → mixed [S,mixedWidth]. Holds no weights.
+ * Attention of one sequence over its cache: q [S,queryWidth] are its last S rows (of any order where not causal), k and v
+ * [1,kvHeads,capacity,dim] (mla: k is both), length [1] the valid rows; mask as `sight` has it. → mixed [S,mixedWidth]. Holds no
+ * weights.
  */
-export const attentionGraph = (config: ModelConfig, windowed: boolean): Graph => {
+export const attentionGraph = (config: ModelConfig, sight: Sight): Graph => {
   const { attention: a } = config
   const g = new Graph()
   const [key] = cacheArrays(config)
   const q = reshape(g, g.input('q', 'float32', ['S', queryWidth(config)]), [1, -1, a.heads, key.dim])
   const k = g.input('k', 'float32', [1, key.heads, 'C', key.dim])
   const v = a.kind === 'mla' ? k : g.input('v', 'float32', [1, key.heads, 'C', key.dim])
-  const mask = windowed ? g.input('mask', 'float32', ['S', 'C']) : ''
+  const maskDims = sight.mask === 'heads' ? [1, a.heads, 'S', 'C'] : ['S', 'C']
+  const mask = sight.mask === 'none' ? '' : g.input('mask', 'float32', maskDims)
   const length = g.input('length', 'int64', [1])
   const heads = g.op('Transpose', [q], { perm: [0, 2, 1, 3] })
   const inputs = [heads, k, v, mask, '', '', length]
-  const mixed = g.op('Attention', inputs, { is_causal: 1, scale: { float: a.scale } })
+  const mixed = g.op('Attention', inputs, { is_causal: sight.causal ? 1 : 0, scale: { float: a.scale } })
   const rows = g.op('Transpose', [mixed], { perm: [0, 2, 1, 3] })
   const values = a.kind === 'mla' ? split(g, rows, 3, [a.kvLora, a.rope])[0] : rows
   g.output('mixed', reshape(g, values, [-1, mixedWidth(config)]), 'float32', ['S', mixedWidth(config)])
   return g
 }
 
+/** Keys and values of an encoder's rows h [T,H], as a decoder layer sees them → k, v [T,kvHeads·headDim]. */
+export const sourceGraph = (config: ModelConfig, precision: Precision): Graph => {
+  const { hidden } = config
+  const a = crossing(config)
+  const g = new Graph()
+  const rows = asRows(g, entering(g, g.input('h', 'float32', ['T', hidden]), 'norm', config), precision)
+  const width = a.kvHeads * a.headDim
+  for (const name of ['k', 'v'] as const)
+    g.output(name, biased(g, rows, name, hidden, width, a.bias[name]), 'float32', ['T', width])
+  return g
+}
+
 /**
- * Output projection, residual, second norm and router. h [T,H], mixed [T,mixedWidth] → h [T,H] (residual), rows (and scale [T,1] with
+ * Output projection, residual and norm of a decoder's attention to its own rows, and the queries of its attention to an encoder's.
+ * h [T,H], mixed [T,mixedWidth] → h.out [T,H], q [T,queryWidth].
+ */
+export const crossGraph = (config: ModelConfig, precision: Precision): Graph => {
+  const { hidden } = config
+  const a = crossing(config)
+  const g = new Graph()
+  const residual = g.input('h', 'float32', ['T', hidden])
+  const width = a.heads * a.headDim
+  const mixed = asRows(g, g.input('mixed', 'float32', ['T', width]), precision)
+  const h = leaving(g, residual, biased(g, mixed, 'o', width, hidden, a.bias.o), 'norm', config)
+  g.output('h.out', h, 'float32', ['T', hidden])
+  const rows = asRows(g, entering(g, h, 'cross.norm', config), precision)
+  g.output('q', biased(g, rows, 'q', hidden, width, a.bias.q), 'float32', ['T', width])
+  return g
+}
+
+/** Only grouped-query attention sees an encoder's rows. */
+const crossing = ({ attention }: ModelConfig): GqaAttention => {
+  assert(attention.kind === 'gqa', 'an encoder–decoder has grouped-query attention')
+  return attention
+}
+
+/**
+ * Output projection of the layer's last attention, residual, second norm and router. h [T,H], mixed [T,mixedWidth] → h [T,H] (residual), rows (and scale [T,1] with
  * int8) for the experts, affinity [T,E] in sparse layers, share [T,1] where shared experts are gated. The router stays fp32:
  * quantising it changes routes.
  */
@@ -149,10 +195,10 @@ export const outputGraph = (config: ModelConfig, layer: number, precision: Preci
         ])
   const bias = a.kind === 'mla' ? a.bias : a.bias.o
   const projected = biased(g, asRows(g, values, precision), 'o', valueWidth, hidden, bias)
-  const h = g.op('Add', [residual, projected])
+  const h = leaving(g, residual, projected, 'norm', config)
   g.output('h.out', h, 'float32', ['T', hidden])
 
-  const x = rmsNorm(g, h, 'ffn.norm', hidden, config.norm.eps)
+  const x = entering(g, h, 'ffn.norm', config)
   const rows = asRows(g, x, precision)
   if (rows.kind === 'fp32') g.output('rows', rows.x, 'float32', ['T', hidden])
   else {

@@ -1,26 +1,38 @@
-import type { ModelConfig, Precision } from '../config.ts'
-import { asRows, inputRows, linear } from './linear.ts'
-import { Graph } from './onnx.ts'
+import type { Ffn, ModelConfig, Precision } from '../config.ts'
+import { asRows, biased, inputRows, linear } from './linear.ts'
+import { Graph, type Value } from './onnx.ts'
 
-/** down(silu(gate·x) · (up·x)) over rows [T,H], width I: one routed expert. Output y [T,H]. */
+/** down(act(gate·x) · (up·x)), or down(act(up·x)), over rows [T,H], width I: one routed expert. Output y [T,H]. */
 export const expertGraph = (config: ModelConfig, precision: Precision): Graph =>
-  ffnGraph(config.hidden, config.moe.width, precision, false)
+  ffnGraph(config, config.moe.width, precision, false)
 
 /** The shared experts of a sparse layer as one FFN, or the whole FFN of a dense layer; `gated` adds an input share [T,1] that multiplies y. */
 export const sharedGraph = (config: ModelConfig, layer: number, precision: Precision): Graph => {
   const dense = config.layers[layer].ffn === 'dense'
   const width = dense ? config.denseWidth : config.moe.sharedWidth
-  return ffnGraph(config.hidden, width, precision, !dense && config.moe.sharedGate)
+  return ffnGraph(config, width, precision, !dense && config.moe.sharedGate)
 }
 
-const ffnGraph = (hidden: number, width: number, precision: Precision, gated: boolean): Graph => {
+const ffnGraph = ({ hidden, ffn }: ModelConfig, width: number, precision: Precision, weighed: boolean): Graph => {
   const g = new Graph()
   const rows = inputRows(g, hidden, precision)
-  const gate = linear(g, rows, 'gate', hidden, width)
-  const up = linear(g, rows, 'up', hidden, width)
-  const silu = g.op('Mul', [gate, g.op('Sigmoid', [gate])])
-  const inner = asRows(g, g.op('Mul', [silu, up]), precision)
-  const y = linear(g, inner, 'down', width, hidden)
-  g.output('y', gated ? g.op('Mul', [y, g.input('share', 'float32', ['T', 1])]) : y, 'float32', ['T', hidden])
+  const gate = ffn.gated ? linear(g, rows, 'gate', hidden, width) : null
+  const up = biased(g, rows, 'up', hidden, width, ffn.bias)
+  const inner = gate ? g.op('Mul', [activate(g, gate, ffn.activation), up]) : activate(g, up, ffn.activation)
+  const y = biased(g, asRows(g, inner, precision), 'down', width, hidden, ffn.bias)
+  g.output('y', weighed ? g.op('Mul', [y, g.input('share', 'float32', ['T', 1])]) : y, 'float32', ['T', hidden])
   return g
+}
+
+const activate = (g: Graph, x: Value, activation: Ffn['activation']): Value => {
+  switch (activation) {
+    case 'silu':
+      return g.op('Mul', [x, g.op('Sigmoid', [x])])
+    case 'relu':
+      return g.op('Relu', [x])
+    case 'gelu':
+      return g.op('Gelu', [x])
+    case 'gelu_tanh':
+      return g.op('Gelu', [x], { approximate: 'tanh' })
+  }
 }

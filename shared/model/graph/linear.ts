@@ -1,4 +1,4 @@
-import type { Precision } from '../config.ts'
+import type { ModelConfig, Precision } from '../config.ts'
 import type { Graph, Value } from './onnx.ts'
 
 /**
@@ -57,6 +57,23 @@ export const biased = (g: Graph, rows: Rows, name: string, inWidth: number, outW
 /** RMS norm over the last axis (Zhang & Sennrich 2019): w · x / sqrt(mean(x²) + eps). */
 export const rmsNorm = (g: Graph, x: Value, name: string, width: number, eps: number): Value =>
   g.op('RMSNormalization', [x, g.weight(name, 'float32', [width])], { axis: -1, epsilon: { float: eps } })
+
+/** The model's norm over the last axis: rms, or layer (Ba et al. 2016), w · (x − mean(x)) / sqrt(variance(x) + eps) + b. */
+export const normalise = (g: Graph, x: Value, name: string, { norm, hidden }: ModelConfig): Value => {
+  if (norm.kind === 'rms') return rmsNorm(g, x, name, hidden, norm.eps)
+  const weights = [g.weight(name, 'float32', [hidden]), g.weight(`${name}.bias`, 'float32', [hidden])]
+  return g.op('LayerNormalization', [x, ...weights], { axis: -1, epsilon: { float: norm.eps } })
+}
+
+/** x before a sublayer, [T,H]: normed where norms come first. */
+export const entering = (g: Graph, x: Value, name: string, config: ModelConfig): Value =>
+  config.norm.placement === 'pre' ? normalise(g, x, name, config) : x
+
+/** A sublayer's residual and result, [T,H] each, added, and normed where norms come last. */
+export const leaving = (g: Graph, h: Value, y: Value, name: string, config: ModelConfig): Value => {
+  const sum = g.op('Add', [h, y])
+  return config.norm.placement === 'post' ? normalise(g, sum, name, config) : sum
+}
 
 export const reshape = (g: Graph, x: Value, dims: readonly number[]): Value =>
   g.op('Reshape', [x, g.constant('int64', [dims.length], dims)])

@@ -40,6 +40,7 @@ const schema = protobuf.Root.fromJSON({
         name: field(1, 'string'),
         f: field(2, 'float'),
         i: field(3, 'int64'),
+        s: field(4, 'bytes'),
         ints: field(8, 'int64', 'repeated'),
         type: field(20, 'int32'),
       },
@@ -66,14 +67,14 @@ const modelProto = schema.lookupType('ModelProto')
 
 const elementType = { float32: 1, uint8: 2, int64: 7, float16: 10 } as const
 const elementBytes = { float32: 4, uint8: 1, int64: 8, float16: 2 } as const
-const attributeType = { float: 1, int: 2, ints: 7 } as const
+const attributeType = { float: 1, int: 2, string: 3, ints: 7 } as const
 const EXTERNAL = 1
 
 export type ElementType = keyof typeof elementType
 /** A number is a fixed size; a string names a size known at run time. */
 export type Dim = number | string
 /** An integer by itself is an int attribute; `{ float }` says that a number is a float even when it is whole. */
-export type Attribute = number | readonly number[] | { float: number }
+export type Attribute = number | readonly number[] | string | { float: number }
 /** The name of a tensor inside a graph; '' is an absent optional input. */
 export type Value = string
 
@@ -197,6 +198,7 @@ const encodeAttribute = (name: string, value: Attribute): object => {
     assert(Number.isInteger(value), `attribute ${name} needs { float }`)
     return { name, i: value, type: attributeType.int }
   }
+  if (typeof value === 'string') return { name, s: Buffer.from(value), type: attributeType.string }
   if ('float' in value) return { name, f: value.float, type: attributeType.float }
   return { name, ints: [...value], type: attributeType.ints }
 }

@@ -72,7 +72,7 @@ const runAttention = async (config: ModelConfig, q: Float32Array, { k, v }: Rows
   const S = q.length / queryWidth(config)
   const L = k.length / (array.heads * array.dim)
   const capacity = 128
-  const session = await openGraph(attentionGraph(config, window !== null))
+  const session = await openGraph(attentionGraph(config, { causal: true, mask: window === null ? 'none' : 'rows' }))
   const { mixed } = await run(session, {
     q: float32(q, [S, queryWidth(config)]),
     k: cached(k, array, capacity),
