@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict'
 import { Code, MeshError } from '../../shared/errors.ts'
-import { ropeOf } from '../../shared/model/rope.ts'
-import { advance, type Limits, type Plan, type Span, schedule } from './batch/schedule.ts'
+import { advance, type BlockCounts, type Limits, type Plan, type Span, schedule } from './batch/schedule.ts'
 import type { Batch } from './forward/batch.ts'
+import type { KvCache } from './forward/cache.ts'
 import { positionDigest } from './forward/digest.ts'
 import { tokenLogprob } from './forward/logprob.ts'
 import { sample } from './forward/sample.ts'
-import { type Forward, step } from './forward/step.ts'
+import { dropSource, openSource, sourceId, sourceName } from './forward/source.ts'
+import { encode, type Forward, step } from './forward/step.ts'
 import type { EngineEvent, GenerationRequest, Sequence } from './sequence.ts'
 import { finishReason } from './stream/finish.ts'
 
@@ -22,7 +23,7 @@ export class RunningEngine {
   readonly #cancelled = new Set<string>()
   /** A preempted sequence starts again, but is announced once. */
   readonly #announced = new WeakSet<Sequence>()
-  #current: { spans: readonly Span[]; abort: AbortController } | null = null
+  #current: { sequences: readonly Sequence[]; abort: AbortController } | null = null
   #arrivals = 0
   #preempted = 0
   #stepMs = 0
@@ -37,31 +38,52 @@ export class RunningEngine {
     this.#done = this.#loop()
   }
 
-  /** The map: batch → step → settle and emit. */
+  /** The map: batch → encode what was admitted → step → settle and emit. */
   async #loop(): Promise<void> {
     while (!this.#stopping) {
       this.#dropCancelled()
-      const { cache } = this.#forward
-      const spans = this.#begin(
-        schedule({ waiting: this.#waiting, running: this.#running, limits: this.#limits, cache }),
-      )
+      const plan = schedule({
+        waiting: this.#waiting,
+        running: this.#running,
+        limits: this.#limits,
+        cache: blockCounts(this.#forward.cache),
+      })
+      const spans = this.#begin(plan)
+      const begun = performance.now()
+      const unread = plan.admit.filter(({ request }) => request.source.length > 0)
+      if (unread.length > 0) await this.#encode(unread)
+      // Those whose source failed have left.
+      const ready = spans.filter(({ sequence }) => sequence.status === 'running')
+      if (ready.length > 0) await this.#step(ready)
+      this.#stepMs += performance.now() - begun
       if (spans.length === 0) await this.#arrival()
-      else await this.#run(spans)
     }
   }
 
-  async #run(spans: readonly Span[]): Promise<void> {
-    const abort = new AbortController()
-    const begun = performance.now()
-    this.#current = { spans, abort }
-    try {
-      const { batch, logits } = await step(this.#forward, spans, wantedRows, abort.signal)
+  async #encode(sequences: readonly Sequence[]): Promise<void> {
+    await this.#run(sequences, async (signal) => {
+      const { failed } = await encode(this.#forward, sequences, signal)
+      for (const [sequence, error] of failed) this.#fail(sequence, error)
+    })
+  }
+
+  async #step(spans: readonly Span[]): Promise<void> {
+    const sequences = spans.map(({ sequence }) => sequence)
+    await this.#run(sequences, async (signal) => {
+      const { batch, logits } = await step(this.#forward, spans, wantedRows, signal)
       this.#emit(this.#settle(batch, logits))
+    })
+  }
+
+  async #run(sequences: readonly Sequence[], action: (signal: AbortSignal) => Promise<void>): Promise<void> {
+    const abort = new AbortController()
+    this.#current = { sequences, abort }
+    try {
+      await action(abort.signal)
     } catch (error) {
-      for (const { sequence } of spans) this.#fail(sequence, MeshError.from(error))
+      for (const sequence of sequences) this.#fail(sequence, MeshError.from(error))
     }
     this.#current = null
-    this.#stepMs += performance.now() - begun
   }
 
   submit(request: GenerationRequest): void {
@@ -74,8 +96,7 @@ export class RunningEngine {
   cancel(id: string): void {
     this.#cancelled.add(id)
     // Nobody waits for this step any more: its calls to the workers are called off too.
-    if (this.#current?.spans.every(({ sequence }) => this.#cancelled.has(sequence.request.id)))
-      this.#current.abort.abort()
+    if (this.#current?.sequences.every(({ request }) => this.#cancelled.has(request.id))) this.#current.abort.abort()
     this.#wake()
   }
 
@@ -108,6 +129,7 @@ export class RunningEngine {
     for (const sequence of preempt) {
       this.#preempted++
       cache.drop(sequence.request.id)
+      dropSource(cache, sequence)
       this.#running = this.#running.filter((other) => other !== sequence)
       this.#waiting.unshift(Object.assign(sequence, { status: 'waiting', cached: 0 }))
     }
@@ -120,8 +142,10 @@ export class RunningEngine {
   }
 
   #admit(sequence: Sequence): void {
-    const { id } = sequence.request
-    sequence.cached = this.#forward.cache.open(id, sequence.ids, this.#salt(sequence))
+    const { id, source } = sequence.request
+    const { cache } = this.#forward
+    sequence.cached = cache.open(id, sequence.ids, this.#salt(sequence))
+    if (source.length > 0) assert(openSource(cache, sequence), 'the schedule counted the blocks')
     sequence.status = 'running'
     this.#running.push(sequence)
     if (!this.#announced.has(sequence)) this.#emit([{ kind: 'started', id, cachedTokens: sequence.cached }])
@@ -130,9 +154,11 @@ export class RunningEngine {
 
   /** What a sequence's cached rows depend on besides its ids. Prompts scored in full never start from another's rows. */
   #salt({ request }: Sequence): string {
-    const { scaling } = ropeOf(this.#forward.config)
-    const stretched = scaling.kind === 'dynamic' && request.prompt.length > scaling.maxPositions
+    const { positions } = this.#forward.config
+    const scaling = positions.kind === 'rope' ? positions.scaling : null
+    const stretched = scaling?.kind === 'dynamic' && request.prompt.length > scaling.maxPositions
     if (request.promptLogprobs) return request.id
+    if (request.source.length > 0) return sourceName(request.source)
     return stretched ? `prompt of ${request.prompt.length}` : ''
   }
 
@@ -175,6 +201,7 @@ export class RunningEngine {
     sequence.status = 'finished'
     this.#running = this.#running.filter((other) => other !== sequence)
     this.#forward.cache.release(sequence.request.id, { retain, ids: sequence.ids })
+    dropSource(this.#forward.cache, sequence)
   }
 
   #fail(sequence: Sequence, { code, message }: MeshError): void {
@@ -191,6 +218,13 @@ export class RunningEngine {
     this.#cancelled.clear()
   }
 }
+
+/** What the schedule knows of the cache: a sequence's blocks and those of its source are one. */
+const blockCounts = (cache: KvCache): BlockCounts => ({
+  freeBlocks: cache.freeBlocks,
+  held: (id) => cache.held(id) + cache.held(sourceId(id)),
+  blocksFor: (tokens) => cache.blocksFor(tokens),
+})
 
 /** Rows of a batch whose logits matter: a sequence's last token, and every prompt token where the prompt is scored. */
 const wantedRows = (batch: Batch): number[] =>

@@ -5,7 +5,7 @@ import { RunningEngine } from './engine.ts'
 import type { Arrived, Runners } from './forward/dispatch.ts'
 import { closeForward, kernelMs, openForward } from './forward/open.ts'
 import { connectRemote } from './forward/remote.ts'
-import type { Routes } from './forward/route.ts'
+import { DROPPED, type Routes } from './forward/route.ts'
 import type { Forward, LayerTimes } from './forward/step.ts'
 import { localRunners } from './placement/local.ts'
 import type { Topology } from './placement/locate.ts'
@@ -126,6 +126,7 @@ const startTally = () => {
         return expertRows[name][layer]
       })
       for (const [assignment, id] of ids.entries()) {
+        if (id === DROPPED) continue
         const rowsOf = counted[source[assignment]]
         rowsOf[id] = (rowsOf[id] ?? 0) + 1
       }

@@ -61,33 +61,12 @@ export const describeModel: Family = (keys, generation, holds) => {
   return families[keys.word('model_type', familyNames, familyNames[0])](keys, generation, holds)
 }
 
-/** The one place that refuses what can be described and read, but not served yet. */
-const checkServed = (name: string, { family, encoder }: ModelConfig): void => {
-  if (encoder)
-    throw broken(`${name} is an encoder–decoder (${family}), which cannot be served yet; serve a decoder in its place`)
-}
-
-/**
- * openFolder, of a model to be served.
- * @throws MeshError FAILED_PRECONDITION as openFolder, and for models that cannot be served.
- */
-export const openModel = async (dir: string): Promise<Model> => {
-  const model = await openFolder(dir)
-  try {
-    checkServed(model.name, model.config)
-    return model
-  } catch (error) {
-    await model.close()
-    throw error
-  }
-}
-
 /**
  * Opens a Hugging Face folder: config.json, generation_config.json where there is one, and safetensors. Every tensor
  * that the config calls for is looked up, its shape and dtype checked; no weights are read.
  * @throws MeshError FAILED_PRECONDITION naming the file, key or tensor at fault.
  */
-export const openFolder = async (dir: string): Promise<Model> => {
+export const openModel = async (dir: string): Promise<Model> => {
   const folder = resolve(dir)
   const { keys, generation } = await readFolder(folder)
   // Before the files are opened, so that an unsupported model is called that, and not a checkpoint that lacks files.
@@ -112,15 +91,14 @@ export const openFolder = async (dir: string): Promise<Model> => {
 }
 
 /**
- * The canonical form of the config.json of a model to be served, where the weights need not be there.
- * @throws MeshError FAILED_PRECONDITION naming the file or key at fault, and for models that cannot be served.
+ * The canonical form of the config.json of a model, where the weights need not be there.
+ * @throws MeshError FAILED_PRECONDITION naming the file or key at fault.
  */
 export const readModelConfig = async (dir: string): Promise<{ name: string; config: ModelConfig }> => {
   const folder = resolve(dir)
   const { keys, generation } = await readFolder(folder)
   const name = basename(folder)
   const { config } = describeModel(keys, generation, () => false)
-  checkServed(name, config)
   return { name, config }
 }
 

@@ -15,6 +15,7 @@ export type Limits = {
 export type BlockCounts = {
   /** Blocks that no running sequence holds. */
   readonly freeBlocks: number
+  /** By a sequence and its source. */
   held(id: string): number
   blocksFor(tokens: number): number
 }
@@ -50,7 +51,7 @@ const span = (sequence: Sequence, tokens: number): Span => ({
  * never stuck half way, the oldest sequence advances in every step, and a preempted one returns only after others have
  * given blocks back. Every decode row runs in every step. A sequence is admitted only with a row, so that there are never
  * more of them than maxBatchTokens, and decode rows leave room for a prompt. Admission keeps the order of arrival: a long
- * prompt is not overtaken.
+ * prompt is not overtaken. A source enters whole with its sequence; one that is longer than the budget enters last.
  */
 export function schedule(state: {
   waiting: readonly Sequence[]
@@ -61,7 +62,8 @@ export function schedule(state: {
   const { waiting, running, limits, cache } = state
   assert(limits.chunk >= 1 && limits.maxSequences >= 1 && limits.maxBatchTokens >= 1, 'limits are at least 1')
   const totalBlocks = running.reduce((sum, { request }) => sum + cache.held(request.id), cache.freeBlocks)
-  const blocks = (sequence: Sequence): number => cache.blocksFor(sequence.ids.length)
+  const blocks = ({ ids, request: { source } }: Sequence): number =>
+    cache.blocksFor(ids.length) + cache.blocksFor(source.length)
   const fits = (sequence: Sequence): boolean => blocks(sequence) <= totalBlocks
 
   const fail = [...running, ...waiting].filter((sequence) => !fits(sequence))
@@ -93,6 +95,7 @@ export function schedule(state: {
     admit.push(sequence)
     freeBlocks -= blocks(sequence)
     run(sequence)
+    budget -= sequence.request.source.length
   }
   return { fail, preempt, admit, rows: [...decode, ...prefill] }
 }

@@ -1,9 +1,14 @@
+import assert from 'node:assert/strict'
 import type { ModelConfig } from '../../../shared/model/config.ts'
 import { cacheArrays, mixedWidth, queryWidth } from '../../../shared/model/graph/attend.ts'
-import { ropeOf } from '../../../shared/model/rope.ts'
-import { float32, int64, type Session } from '../../../shared/model/session.ts'
-import { type Batch, isolate } from './batch.ts'
+import { float32, int64, type Session, type Tensor } from '../../../shared/model/session.ts'
+import { inEncoder } from '../../../shared/model/tensors.ts'
+import type { Span } from '../batch/schedule.ts'
+import { type Batch, isolate, spanRows } from './batch.ts'
 import type { KvCache } from './cache.ts'
+import type { Relative } from './relative.ts'
+import { scatterRows } from './rows.ts'
+import { sourceId } from './source.ts'
 
 /** What a layer's experts and its combine need. */
 export type Attended = {
@@ -20,9 +25,15 @@ export type Attended = {
 
 export type AttendSessions = {
   project: readonly Session[]
+  /** Of the decoder's layers where there is an encoder. */
+  cross: readonly (Session | null)[]
   output: readonly Session[]
   attention: Session
   windowed: Session
+  /** Where every row sees all; null without an encoder. */
+  whole: Session | null
+  /** Those two with a bias for each distance, null where positions are not relative. */
+  relative: { causal: Session; whole: Session; encoder: Relative; decoder: Relative } | null
 }
 
 /** Attention, residual, norm and router of one layer over a batch; appends the batch's keys and values to the cache. */
@@ -35,12 +46,19 @@ export const attend = async (
   batch: Batch,
 ): Promise<Attended> => {
   const T = batch.rows
-  const half = ropeOf(config).dim / 2
-  const hidden = float32(h, [T, config.hidden])
-  const angles = { cos: float32(batch.cos, [1, T, half]), sin: float32(batch.sin, [1, T, half]) }
+  let hidden = float32(h, [T, config.hidden])
+  const half = batch.cos.length / T
+  const angles = half > 0 && { cos: float32(batch.cos, [1, T, half]), sin: float32(batch.sin, [1, T, half]) }
   const { q, k, v } = await sessions.project[layer].run({ h: hidden, ...angles })
   const stored = (v ? [k, v] : [k]).map(({ data }) => data as Float32Array)
-  const mixed = await mix(config, sessions, cache, layer, batch, q.data as Float32Array, stored)
+  const mix = batch.stack === 'encoder' ? mixEncoder : mixCached
+  let mixed = await mix(config, sessions, cache, layer, batch, q.data as Float32Array, stored)
+  const cross = sessions.cross[layer]
+  if (cross) {
+    const own = await cross.run({ h: hidden, mixed: float32(mixed, [T, mixedWidth(config)]) })
+    hidden = own['h.out']
+    mixed = await mixSource(config, sessions, cache, layer, batch, own.q.data as Float32Array)
+  }
   const result = await sessions.output[layer].run({ h: hidden, mixed: float32(mixed, [T, mixedWidth(config)]) })
   const data = (name: string): Float32Array | null => (result[name]?.data as Float32Array | undefined) ?? null
   return {
@@ -52,8 +70,11 @@ export const attend = async (
   }
 }
 
+/** Keys and values of one sequence (mla: the keys serve as both), [heads,capacity,dim], and how many rows are valid. */
+type Seen = { arrays: readonly Float32Array[]; capacity: number; length: number }
+
 /** Attention of every sequence over its own cache: q [T,queryWidth] and the rows to store → [T,mixedWidth]. */
-const mix = async (
+const mixCached = async (
   config: ModelConfig,
   sessions: AttendSessions,
   cache: KvCache,
@@ -62,37 +83,136 @@ const mix = async (
   q: Float32Array,
   stored: readonly Float32Array[],
 ): Promise<Float32Array> => {
-  const widths = stored.map((rows) => rows.length / batch.rows)
   const { window } = config.layers[layer]
+  const { relative } = sessions
+  const kept = layer - (config.encoder?.layers ?? 0)
+  return mixSpans(config, batch, q, async ({ sequence, begin, end }, i, look) => {
+    const { id } = sequence.request
+    const rows = spanRows(batch, i, stored)
+    if (!isolate(batch, sequence, () => cache.append(id, kept, rows, begin))) return
+    const seen = viewed(cache, id, kept, stored.length, end)
+    if (relative) await inCuts(config, seen, begin, end - begin, true, relative.causal, relative.decoder, look)
+    else if (window === null) await look(sessions.attention, seen, 0, end - begin, null)
+    else {
+      const S = Math.max(2, end - begin)
+      const mask = float32(windowMask(S, end, seen.capacity, window), [S, seen.capacity])
+      await look(sessions.windowed, seen, 0, end - begin, mask)
+    }
+  })
+}
+
+const viewed = (cache: KvCache, id: string, layer: number, arrays: number, length: number): Seen => {
+  const views = Array.from({ length: arrays }, (_, array) => cache.view(id, layer, array))
+  return { arrays: views.map(({ data }) => data), capacity: views[0].capacity, length }
+}
+
+/** Attention of whole sources, each row to all of its source's. */
+const mixEncoder = async (
+  config: ModelConfig,
+  sessions: AttendSessions,
+  _cache: KvCache,
+  layer: number,
+  batch: Batch,
+  q: Float32Array,
+  stored: readonly Float32Array[],
+): Promise<Float32Array> => {
+  const { relative, whole } = sessions
+  assert(inEncoder(config, layer) && whole)
+  return mixSpans(config, batch, q, async ({ begin, end }, i, look) => {
+    const capacity = Math.ceil(end / CAPACITY_STEP) * CAPACITY_STEP
+    const arrays = spanRows(batch, i, stored).map((rows, at) => {
+      const array = cacheArrays(config)[at]
+      const whole = new Float32Array(array.heads * capacity * array.dim)
+      scatterRows(rows, whole, array, 0)
+      return whole
+    })
+    const seen = { arrays, capacity, length: end }
+    await inCuts(config, seen, begin, end - begin, false, relative?.whole ?? whole, relative?.encoder ?? null, look)
+  })
+}
+
+/** Attention's bits do not depend on capacity only where it is a multiple of this. */
+const CAPACITY_STEP = 128
+
+/** Attention of a decoder's rows to the encoder's of their sequence. */
+const mixSource = async (
+  config: ModelConfig,
+  { whole }: AttendSessions,
+  cache: KvCache,
+  layer: number,
+  batch: Batch,
+  q: Float32Array,
+): Promise<Float32Array> => {
+  assert(whole && config.encoder)
+  const kept = layer - config.encoder.layers
+  return mixSpans(config, batch, q, async ({ sequence, begin, end }, _, look) => {
+    if (batch.failed.has(sequence)) return
+    const { id, source } = sequence.request
+    const seen = viewed(cache, sourceId(id), kept, cacheArrays(config).length, source.length)
+    await inCuts(config, seen, begin, end - begin, false, whole, null, look)
+  })
+}
+
+/** Attention of query rows [from, to) of a span over what they see. */
+type Look = (session: Session, seen: Seen, from: number, to: number, mask: Tensor | null) => Promise<void>
+
+/** Has every span look at what it sees: q [T,queryWidth] → [T,mixedWidth]. */
+const mixSpans = async (
+  config: ModelConfig,
+  batch: Batch,
+  q: Float32Array,
+  mix: (span: Span, index: number, look: Look) => Promise<void>,
+): Promise<Float32Array> => {
   const width = mixedWidth(config)
   const [{ heads, dim }] = cacheArrays(config)
   const mixed = new Float32Array(batch.rows * width)
-  for (const [i, { sequence, begin, end }] of batch.spans.entries()) {
-    const { id } = sequence.request
-    const first = batch.starts[i]
-    const last = batch.starts[i + 1]
-    const rows = stored.map((values, array) => values.subarray(first * widths[array], last * widths[array]))
-    if (!isolate(batch, sequence, () => cache.append(id, layer, rows, begin))) continue
-    const query = doubled(q.subarray(first * queryWidth(config), last * queryWidth(config)), last - first)
-    const S = Math.max(2, last - first)
-    const [k, v] = stored.map((_, array) => cache.view(id, layer, array))
-    const feeds = {
-      q: float32(query, [S, queryWidth(config)]),
-      k: float32(k.data, [1, heads, k.capacity, dim]),
-      ...(v && { v: float32(v.data, [1, heads, v.capacity, dim]) }),
-      length: int64([end]),
-    }
-    const result =
-      window === null
-        ? await sessions.attention.run(feeds)
-        : await sessions.windowed.run({
-            ...feeds,
-            mask: float32(windowMask(S, end, k.capacity, window), [S, k.capacity]),
-          })
-    const values = result.mixed.data as Float32Array
-    mixed.set(values.subarray((S - (last - first)) * width), first * width)
-  }
+  for (const [i, span] of batch.spans.entries())
+    await mix(span, i, async (session, { arrays: [k, v], capacity, length }, from, to, mask) => {
+      const first = batch.starts[i] + from
+      const last = batch.starts[i] + to
+      const query = doubled(q.subarray(first * queryWidth(config), last * queryWidth(config)), last - first)
+      const S = Math.max(2, last - first)
+      const result = await session.run({
+        q: float32(query, [S, queryWidth(config)]),
+        k: float32(k, [1, heads, capacity, dim]),
+        ...(v && { v: float32(v, [1, heads, capacity, dim]) }),
+        length: int64([length]),
+        ...(mask && { mask }),
+      })
+      const values = result.mixed.data as Float32Array
+      mixed.set(values.subarray((S - (last - first)) * width), first * width)
+    })
   return mixed
+}
+
+/** Numbers of a mask, or of scores, at most: beyond, queries are cut. */
+const SCORES_MAX = 1 << 22
+
+/** Looks in cuts of the queries, so that neither masks nor scores grow with the square of a long source. */
+const inCuts = async (
+  config: ModelConfig,
+  seen: Seen,
+  begin: number,
+  rows: number,
+  causal: boolean,
+  session: Session,
+  relative: Relative | null,
+  look: Look,
+): Promise<void> => {
+  const { heads } = config.attention
+  const step = Math.max(2, Math.floor(SCORES_MAX / (heads * seen.capacity)))
+  for (let from = 0; from < rows; from += step) {
+    const to = Math.min(rows, from + step)
+    const length = causal ? begin + to : seen.length
+    const mask = relative && headsMask(relative, begin + from, to - from, length, seen.capacity)
+    await look(session, { ...seen, length }, from, to, mask)
+  }
+}
+
+/** As `doubled` for queries, a mask for one row is one for two, of which the first is dropped. */
+const headsMask = (relative: Relative, first: number, rows: number, length: number, capacity: number): Tensor => {
+  const S = Math.max(2, rows)
+  return float32(relative.mask(first, rows, S, length, capacity), [1, relative.heads, S, capacity])
 }
 
 /**

@@ -6,12 +6,14 @@ import { allFinite } from './rows.ts'
 
 /** One step's token rows: the spans one after the other. */
 export type Batch = {
+  /** An encoder's rows are those of whole sources, from position 0 on. */
+  stack: 'encoder' | 'decoder'
   spans: readonly Span[]
   /** First row of each span, and at the end T. */
   starts: Uint32Array
   /** T */
   rows: number
-  /** [T,d/2] */
+  /** [T,d/2]; empty where positions are not rope. */
   cos: Float32Array
   sin: Float32Array
   /** Sequences that failed by their own numbers. Their rows are zeroed and go on as padding, so that no neighbour notices. */
@@ -30,19 +32,24 @@ export const isolate = (batch: Batch, sequence: Sequence, action: () => void): b
   }
 }
 
-export const makeBatch = (spans: readonly Span[], rope: Rope, ropeDim: number): Batch => {
+export const makeBatch = (
+  spans: readonly Span[],
+  rope: { angles: Rope; dim: number } | null,
+  stack: Batch['stack'],
+): Batch => {
   const starts = new Uint32Array(spans.length + 1)
   spans.forEach(({ begin, end }, i) => {
     starts[i + 1] = starts[i] + end - begin
   })
   const rows = starts[spans.length]
-  const cos = new Float32Array((rows * ropeDim) / 2)
-  const sin = new Float32Array((rows * ropeDim) / 2)
+  const half = rope ? rope.dim / 2 : 0
+  const cos = new Float32Array(rows * half)
+  const sin = new Float32Array(rows * half)
   spans.forEach(({ sequence, begin, end }, i) => {
     const promptLength = sequence.request.prompt.length
-    for (let p = begin; p < end; p++) rope.write(p, promptLength, cos, sin, starts[i] + p - begin)
+    for (let p = begin; rope && p < end; p++) rope.angles.write(p, promptLength, cos, sin, starts[i] + p - begin)
   })
-  return { spans, starts, rows, cos, sin, failed: new Map() }
+  return { stack, spans, starts, rows, cos, sin, failed: new Map() }
 }
 
 /** Values [T,width] of a batch's rows. */
@@ -62,3 +69,10 @@ export const checkFinite = (batch: Batch, layer: number, checked: readonly Rows[
     if (!ok) for (const rows of [...checked, ...other]) part(rows).fill(0)
   }
 }
+
+/** Of every array [T,width], the rows of one span. */
+export const spanRows = ({ starts, rows }: Batch, span: number, arrays: readonly Float32Array[]): Float32Array[] =>
+  arrays.map((values) => {
+    const width = values.length / rows
+    return values.subarray(starts[span] * width, starts[span + 1] * width)
+  })

@@ -11,6 +11,8 @@ const capacityStep = 128
 
 export type CacheOptions = {
   layers: number
+  /** Number of the first of them in the model; 0 unless told otherwise. */
+  firstLayer?: number
   /** gqa: K and V, each {kvHeads, headDim}; mla: one, {1, kvLora + rope}. */
   arrays: readonly CacheArray[]
   /** Token rows of a block, over all layers and arrays; a multiple of 128. */
@@ -153,7 +155,7 @@ export class KvCache {
     for (const [i, { heads, dim }] of arrays.entries()) {
       assert(rows[i].length === (end - begin) * heads * dim, 'every array has the same number of rows')
       if (allFinite(rows[i])) continue
-      const cause = `Layer ${layer} gave keys or values that are not finite at tokens ${begin} to ${end - 1}`
+      const cause = `Layer ${layer + (this.#options.firstLayer ?? 0)} gave keys or values that are not finite at tokens ${begin} to ${end - 1}`
       throw new MeshError(Code.INTERNAL, `${cause}; check that layer's weights in the checkpoint.`)
     }
     for (const [i, array] of arrays.entries()) scatterRows(rows[i], entry.data[layer][i], array, begin)

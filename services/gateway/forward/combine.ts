@@ -1,4 +1,5 @@
 import type { AssignmentRows } from './dispatch.ts'
+import { NOBODY } from './lot.ts'
 import type { Routes } from './route.ts'
 
 const { fround } = Math
@@ -6,7 +7,7 @@ const { fround } = Math
 /**
  * The residual stream after a layer's FFN: h + ((Σ_k weight·row) + shared), [T,H]. Every product and every sum is rounded to
  * fp32; the experts are summed from zero in the order of the routes, which is ascending by id, as in transformers. So the
- * bits depend neither on who computed the rows nor on when they came. shared is null where a layer has no shared expert.
+ * bits depend neither on who computed the rows nor on when they came. Dropped assignments add nothing. shared is null where a layer has no shared expert.
  */
 export function combine(
   h: Float32Array,
@@ -18,6 +19,7 @@ export function combine(
   const out = new Float32Array(h.length)
   for (let begin = 0, assignment = 0; begin < h.length; begin += hidden) {
     for (let k = 0; k < topK; k++, assignment++) {
+      if (source[assignment] === NOBODY) continue
       addScaled(out, begin, hidden, sources[source[assignment]], offset[assignment], weights[assignment])
     }
   }

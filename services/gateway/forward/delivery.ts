@@ -3,8 +3,8 @@ import { Code, MeshError } from '../../../shared/errors.ts'
 import type { Attended } from './attend.ts'
 import type { Arrived, DispatchLimits, Handle, Reply, Runner, Runners } from './dispatch.ts'
 import { examine } from './examine.ts'
-import { byExpert, type Lot, makeFrame, spread } from './lot.ts'
-import type { Routes } from './route.ts'
+import { byExpert, type Lot, makeFrame, NOBODY, spread } from './lot.ts'
+import { DROPPED, type Routes } from './route.ts'
 
 /** Waits between looks for a runner of experts that nobody offers: doubled from the first to the last. */
 const LOOK_FIRST_MS = 50
@@ -19,8 +19,6 @@ export type Job = {
   limits: DispatchLimits
   signal: AbortSignal
 }
-
-const NOBODY = 2 ** 32 - 1
 
 /**
  * Brings one layer's assignments to runners until each has its row. A frame that fails is sent to another holder, one that is
@@ -54,7 +52,7 @@ export class Delivery implements Handle {
   constructor(job: Job) {
     const { routes, limits, hidden } = job
     this.#job = job
-    this.#remaining = routes.ids.length
+    this.#remaining = routes.ids.reduce((count, id) => (id === DROPPED ? count : count + 1), 0)
     this.#source = new Uint32Array(routes.ids.length).fill(NOBODY)
     this.#offset = new Uint32Array(routes.ids.length)
     const width = hidden * Float32Array.BYTES_PER_ELEMENT

@@ -72,7 +72,7 @@ export type DispatchLimits = {
   frameBytesMax: number
 }
 
-/** The experts' unweighted rows: assignment a = t·K + k is sources[source[a]] from offset[a] on, H values. */
+/** The experts' unweighted rows: assignment a = t·K + k is sources[source[a]] from offset[a] on, H values; NOBODY's where it was dropped. */
 export type AssignmentRows = { sources: readonly Float32Array[]; source: Uint32Array; offset: Uint32Array }
 
 /** What has come back: the rows, the name of the runner that each source is from, and the longest that a runner's kernels took. */

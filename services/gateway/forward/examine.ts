@@ -1,6 +1,6 @@
 import type { Attended } from './attend.ts'
 import type { AssignmentRows, DispatchLimits, Runner, Runners } from './dispatch.ts'
-import { makeFrame } from './lot.ts'
+import { makeFrame, NOBODY } from './lot.ts'
 import type { Routes } from './route.ts'
 
 type Done = {
@@ -18,8 +18,9 @@ type Done = {
  */
 export const examine = (done: Done, rows: AssignmentRows, by: (assignment: number) => Runner): void => {
   const { runners, layer, hidden, attended, routes, limits } = done
-  if (routes.ids.length === 0) return
+  if (rows.sources.length === 0) return
   const assignment = Math.floor(Math.random() * routes.ids.length)
+  if (rows.source[assignment] === NOBODY) return
   const first = by(assignment)
   const examiner = runners.examiner(layer, routes.ids[assignment], routes.ids.length, first)
   if (!examiner) return

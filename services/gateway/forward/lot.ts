@@ -1,7 +1,10 @@
 import type { ExpertFrame } from '../../../shared/model/experts.ts'
 import type { Attended } from './attend.ts'
 import type { Runner, Runners } from './dispatch.ts'
-import type { Routes } from './route.ts'
+import { DROPPED, type Routes } from './route.ts'
+
+/** In place of the source of an assignment that has no row. */
+export const NOBODY = 2 ** 32 - 1
 
 /** One frame that is out. */
 export type Lot = {
@@ -18,9 +21,11 @@ export type Lot = {
   release(): void
 }
 
-/** Assignments t·K + k of all routes, ascending by expert, then by row. */
+/** Assignments t·K + k of all routes but dropped ones, ascending by expert, then by row. */
 export const byExpert = ({ ids }: Routes): Uint32Array =>
-  Uint32Array.from(ids.keys()).sort((a, b) => ids[a] - ids[b] || a - b)
+  Uint32Array.from(ids.keys())
+    .filter((a) => ids[a] !== DROPPED)
+    .sort((a, b) => ids[a] - ids[b] || a - b)
 
 type Spread = { lots: Map<Runner, number[]>; homeless: number[] }
 

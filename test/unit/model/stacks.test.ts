@@ -94,6 +94,29 @@ describe('fp32 graphs of an encoder–decoder do what the oracle does', () => {
       }
   })
 
+  it.each(drawn)('attention gives the same bits in any cut of its queries: $axes', async ({ index, config }) => {
+    const { attention: a } = config
+    if (a.kind !== 'gqa') return
+    const L = 20 + index
+    const q = normals(L * queryWidth(config), index)
+    const draw = (seed: number) => rowsOf(normals(L * a.kvHeads * a.headDim, seed), a.kvHeads * a.headDim)
+    const past = { keys: draw(index + 100), values: draw(index + 200) }
+    const bias: Bias = (head, _, key) => Math.sin(head * 7 + key * 3)
+    for (const added of [null, bias]) {
+      const whole = await runAttention(config, q, past, false, added)
+      for (const step of [2, 3, 7]) {
+        const cut: Float32Array[] = []
+        for (let at = 0; at < L; at += step) {
+          const rows = rowsOf(q, queryWidth(config)).slice(at, at + step)
+          const doubled = rows.length === 1 ? [...rows, ...rows] : rows
+          const mixed = await runAttention(config, joined(doubled), past, false, added)
+          cut.push(...rowsOf(mixed, queryWidth(config)).slice(-rows.length))
+        }
+        expect(joined(cut)).toEqual(whole)
+      }
+    }
+  })
+
   it.each(drawn)('a layer, its attentions and the norm that ends it: $axes', async ({ index, config, model }) => {
     for (const layer of config.layers.keys()) await expectLayer(model, layer, index)
   })

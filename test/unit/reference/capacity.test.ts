@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import type { Capacity, Router } from '../../../shared/model/config.ts'
-import { openFolder } from '../../../shared/model/open.ts'
+import { openModel } from '../../../shared/model/open.ts'
 import { linear } from '../../reference/linear.ts'
 import { loadReference, type Reference } from '../../reference/model.ts'
 import { affinities, route } from '../../reference/router.ts'
@@ -155,7 +155,7 @@ const loaded = async (family: keyof typeof seq2seqConfigs, more: Record<string, 
   const dir = await mkdtemp(join(tmpdir(), 'capacity-'))
   onTestFinished(() => rm(dir, { recursive: true }))
   await writeCheckpoint(dir, { ...seq2seqConfigs[family], ...more }, { seed: 5 })
-  const model = await openFolder(dir)
+  const model = await openModel(dir)
   onTestFinished(model.close)
   return loadReference(model)
 }

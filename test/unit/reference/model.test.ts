@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import type { Source } from '../../../shared/model/config.ts'
-import { type Model, openFolder } from '../../../shared/model/open.ts'
+import { type Model, openModel } from '../../../shared/model/open.ts'
 import { loadReference, type Reference } from '../../reference/model.ts'
 import { describeGolden, type Golden, golden } from '../../support/goldens.ts'
 
@@ -20,7 +20,7 @@ const decoders = [
 
 /** The model of a folder, closed when the test ends. */
 const opened = async (dir: string): Promise<Model> => {
-  const model = await openFolder(dir)
+  const model = await openModel(dir)
   onTestFinished(model.close)
   return model
 }

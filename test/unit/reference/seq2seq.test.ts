@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { type Model, openFolder } from '../../../shared/model/open.ts'
+import { type Model, openModel } from '../../../shared/model/open.ts'
 import { loadReference } from '../../reference/model.ts'
 import { writeCheckpoint } from '../../support/checkpoint.ts'
 import { type Seq2seqName, seq2seqConfigs } from '../../support/configs.ts'
@@ -12,7 +12,7 @@ const encoderDecoders = ['marian', 'bart', 't5', 'switch_transformers', 'nllb_mo
 
 /** The model of a folder, closed when the test ends. */
 const opened = async (dir: string): Promise<Model> => {
-  const model = await openFolder(dir)
+  const model = await openModel(dir)
   onTestFinished(model.close)
   return model
 }

@@ -9,7 +9,7 @@ const blocksFor = (tokens: number): number => Math.ceil(tokens / blockRows)
 const limits: Limits = { chunk: 64, maxSequences: 8, maxBatchTokens: 100 }
 
 const sequence = (id: string, tokens: number, cached = 0): Sequence => ({
-  request: { id } as GenerationRequest,
+  request: { id, source: [] as readonly number[] } as GenerationRequest,
   ids: Array.from({ length: tokens }, (_, i) => i),
   cached,
   status: 'waiting',

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { combine } from '../../../../services/gateway/forward/combine.ts'
+import { NOBODY } from '../../../../services/gateway/forward/lot.ts'
 import { seeded } from '../../../support/random.ts'
 
 const { fround } = Math
@@ -30,6 +31,12 @@ describe('combine', () => {
     const rows = { sources: [], source: new Uint32Array(0), offset: new Uint32Array(0) }
     const routes = { topK: 0, weights: new Float32Array(0) }
     expect([...combine(Float32Array.of(1, 2), Float32Array.of(3, 4), routes, rows, 2)]).toEqual([4, 6])
+  })
+
+  it('adds nothing for an assignment that was dropped', () => {
+    const rows = { sources: [Float32Array.of(1, 2)], source: Uint32Array.of(NOBODY, 0), offset: Uint32Array.of(0, 0) }
+    const routes = { topK: 2, weights: Float32Array.of(0, 3) }
+    expect([...combine(Float32Array.of(10, 20), null, routes, rows, 2)]).toEqual([13, 26])
   })
 
   it('gives the bits of a plain loop for any shape and any scattering of the rows', () => {

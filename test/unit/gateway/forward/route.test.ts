@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { route } from '../../../../services/gateway/forward/route.ts'
-import type { Router } from '../../../../shared/model/config.ts'
+import { DROPPED, route } from '../../../../services/gateway/forward/route.ts'
+import type { Capacity, Router } from '../../../../shared/model/config.ts'
 import { affinities, route as oracle } from '../../../reference/router.ts'
 import { normals } from '../../../support/model.ts'
 import { uniform } from '../../../support/numbers.ts'
@@ -99,6 +99,40 @@ const forms = (['softmax', 'sigmoid'] as const).flatMap((score) =>
 
 /** Two roundings of a sum of at most eight, one of a division, one of a product. */
 const TOLERANCE = 1e-6
+
+describe('the oracle’s capacity', () => {
+  const limits: Capacity['limit'][] = [{ rows: 1 }, { rows: 3 }, { share: 0.3 }, { share: 1 }]
+  it.each(limits.flatMap((limit) => [true, false].map((dropFirst) => ({ limit, dropFirst }))))(
+    'agrees for each of several sequences: $limit, dropped first $dropFirst',
+    (capacity) => {
+      const next = seeded(5)
+      let dropped = 0
+      for (let round = 0; round < 40; round++) {
+        const [experts, topK] = [2 + next(5), 1 + next(2)]
+        const router: Router = { ...plain, renormalise: { epsilon: 0 }, scale: 0.8, capacity }
+        const lengths = Array.from({ length: 1 + next(4) }, () => 1 + next(20))
+        const starts = Uint32Array.from([0, ...lengths.map((_, i) => lengths.slice(0, i + 1).reduce((a, b) => a + b))])
+        const scores = affinities(normals(starts[lengths.length] * experts, round), experts, 'softmax')
+        const actual = route(scores, experts, topK, router, null, starts)
+        for (const [i, length] of lengths.entries()) {
+          const own = scores.slice(starts[i] * experts, starts[i + 1] * experts)
+          const expected = oracle(own, { experts, topK, router }, undefined, true)
+          for (let at = 0; at < length * topK; at++) {
+            const place = starts[i] * topK + at
+            const kept = actual.ids[place] !== DROPPED
+            if (!kept) dropped++
+            expect(kept).toBe(expected.weights[at] > 0)
+            if (kept) expect(actual.ids[place]).toBe(expected.ids[at])
+            expect(Math.abs(actual.weights[place] - expected.weights[at])).toBeLessThanOrEqual(TOLERANCE)
+          }
+        }
+      }
+      if ('share' in capacity.limit && capacity.limit.share === 1) expect(dropped).toBe(0)
+      else expect(dropped).toBeGreaterThan(0)
+      expect(route(new Float32Array(8).fill(0.5), 2, 2, { ...plain, capacity }, null).ids).not.toContain(DROPPED)
+    },
+  )
+})
 
 describe('the oracle’s router', () => {
   it.each(forms)('agrees: $score, bias $bias, groups $groups, epsilon $epsilon', ({ score, bias, groups, epsilon }) => {

@@ -1,0 +1,141 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { openModel } from '../../shared/model/open.ts'
+import { loadReference } from '../reference/model.ts'
+import { writeCheckpoint } from '../support/checkpoint.ts'
+import { seq2seqConfigs } from '../support/configs.ts'
+import { describeGolden, golden } from '../support/goldens.ts'
+import { type Local, type LocalOptions, openLocal, requestOf } from '../support/local.ts'
+import { seeded } from '../support/random.ts'
+
+const families = ['marian', 'bart', 't5', 'switch_transformers', 'nllb_moe']
+
+/** What was generated first, as logits where those of the largest are known. */
+const firstLogits = async (local: Local, source: readonly number[], start: number, expected: ArrayLike<number>) => {
+  const V = expected.length
+  const { events } = await local.generate(requestOf([start], 1, { source, logprobs: V }))
+  const event = events.find((e) => e.kind === 'token')
+  const logits = Array.from(expected)
+  const largest = Math.max(...logits)
+  const normaliser = largest + Math.log(logits.reduce((sum, x) => sum + Math.exp(x - largest), 0))
+  const found = new Float64Array(V)
+  for (const { id, logprob } of event?.kind === 'token' ? (event.logprob?.top ?? []) : [])
+    found[id] = logprob + normaliser
+  return found
+}
+
+const apart = (a: ArrayLike<number>, b: ArrayLike<number>): number =>
+  Math.max(...Array.from(a, (value, i) => Math.abs(value - b[i])))
+
+for (const name of families) {
+  describeGolden(name, () => {
+    let local: Local
+    let start: number
+    beforeAll(async () => {
+      const { dir } = golden(name)
+      const model = await openModel(dir)
+      start = model.config.encoder?.start ?? -1
+      await model.close()
+      local = await openLocal(dir)
+    })
+    afterAll(() => local?.close())
+
+    it('generates the ids that transformers generates, by argmax', async () => {
+      for (const { input_ids, greedy } of golden(name).cases) {
+        const { ids } = await local.generate(requestOf([start], greedy.length, { source: input_ids }))
+        expect(ids).toEqual(greedy)
+      }
+    })
+
+    it('gives the logits of transformers at the first position', async () => {
+      for (const { input_ids, first_logits } of golden(name).cases)
+        expect(apart(await firstLogits(local, input_ids, start, first_logits), first_logits)).toBeLessThan(2e-4)
+    })
+  })
+}
+
+const OUTPUT = 20
+const SOURCES = [1, 2, 9, 33]
+const vocabulary = 128
+/** Options that cut steps, sources and the cache in other places. */
+const others: LocalOptions[] = [{ maxSequences: 1 }, { maxBatchTokens: 5, chunk: 2 }, { threads: 2 }]
+
+describe.each(Object.entries(seq2seqConfigs))('a random %s', (_, config) => {
+  let dir: string
+  const sources = SOURCES.map((length, i) => {
+    const next = seeded(i + 3)
+    return Array.from({ length }, () => next(vocabulary))
+  })
+  beforeAll(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'expertmesh-seq2seq-'))
+    await writeCheckpoint(dir, config, { seed: 11 })
+  })
+  afterAll(() => rm(dir, { recursive: true, force: true }))
+
+  it('generates what the oracle generates', async () => {
+    const model = await openModel(dir)
+    const reference = await loadReference(model)
+    const start = model.config.encoder!.start
+    const local = await openLocal(dir)
+    for (const source of sources) {
+      const logits = reference.step([start], reference.encode(source))[0]
+      expect(apart(await firstLogits(local, source, start, logits), logits)).toBeLessThan(2e-4)
+      const { ids } = await local.generate(requestOf([start], OUTPUT, { source }))
+      expect(ids).toEqual(reference.greedy(source, OUTPUT))
+    }
+    await local.close()
+    await model.close()
+  })
+
+  it('gives the same bits alone, beside others, in other cuts, from the prefix cache and resumed', async () => {
+    const model = await openModel(dir)
+    const start = model.config.encoder!.start
+    await model.close()
+    const generate = async (options: LocalOptions) => {
+      const local = await openLocal(dir, options)
+      const all = await Promise.all(sources.map((source) => local.generate(requestOf([start], OUTPUT, { source }))))
+      for (const [i, { ids, digests }] of all.entries()) {
+        const resume = ids.slice(0, OUTPUT - 2)
+        const resumed = await local.generate(requestOf([start], OUTPUT, { source: sources[i], resume }))
+        expect(resumed.digests).toEqual(digests.slice(OUTPUT - 2))
+        // One sequence at a time leaves one finished sequence to begin from.
+        const cachedTokens = options.maxSequences === 1 ? expect.any(Number) : OUTPUT - 2
+        expect(resumed.events[0]).toMatchObject({ kind: 'started', cachedTokens })
+      }
+      await local.close()
+      return all.map(({ digests }) => digests)
+    }
+    const expected = await generate({})
+    for (const options of others) expect(await generate(options)).toEqual(expected)
+  })
+})
+
+/** Of positions without an end, so that sequences outgrow a block: one for the source, one and then two for the output. */
+describe.each(['t5', 'switch_transformers'] as const)('a random %s in a cache too small', (name) => {
+  it('gives the same bits after preemption, in which sources are encoded again', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'expertmesh-seq2seq-'))
+    await writeCheckpoint(dir, seq2seqConfigs[name], { seed: 12 })
+    const blockBytes = 3 * 2 * 4 * 12 * 128 * 4
+    const requests = [0, 1, 2].map((i) => {
+      const next = seeded(i + 9)
+      const source = Array.from({ length: 40 + 20 * i }, () => next(vocabulary))
+      return { source, prompt: [0] }
+    })
+    const generate = async (options: LocalOptions) => {
+      const local = await openLocal(dir, options)
+      const all = requests.map(({ source, prompt }) => local.generate(requestOf(prompt, 140, { source })))
+      const digests = (await Promise.all(all)).map((generated) => generated.digests)
+      const { preempted } = local.counts()
+      await local.close()
+      return { digests, preempted }
+    }
+    const roomy = await generate({})
+    expect(roomy.preempted).toBe(0)
+    const tight = await generate({ kvMemoryBytes: Math.ceil(7.9 * blockBytes) })
+    expect(tight.preempted).toBeGreaterThan(0)
+    expect(tight.digests).toEqual(roomy.digests)
+    await rm(dir, { recursive: true })
+  })
+})
