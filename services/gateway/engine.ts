@@ -3,6 +3,7 @@ import { Code, MeshError } from '../../shared/errors.ts'
 import { advance, type BlockCounts, type Limits, type Plan, type Span, schedule } from './batch/schedule.ts'
 import type { Batch } from './forward/batch.ts'
 import type { KvCache } from './forward/cache.ts'
+import { constrain } from './forward/constrain.ts'
 import { positionDigest } from './forward/digest.ts'
 import { tokenLogprob } from './forward/logprob.ts'
 import { sample } from './forward/sample.ts'
@@ -188,7 +189,7 @@ export class RunningEngine {
     const output = ids.slice(request.prompt.length)
     const { token, logprob } = sample(logits, { prompt: request.prompt, output }, request.sampling, request.choice, {
       logprobs: request.logprobs,
-      banned: output.length < request.minTokens ? request.stopIds : [],
+      ...constrain(this.#forward.config.encoder, request, output.length),
     })
     ids.push(token)
     const finish = finishReason(request, [...output, token], this.#forward.config.contextLength)

@@ -46,8 +46,9 @@ export const openChoice = (parts: GenerateParts, metrics: Measures, work: Work, 
     // A sequence that was preempted or resumed starts again; it is counted once.
     if (state.started) return
     state.started = true
-    state.cached = cached
-    metrics.started(cached, promptIds(request).length)
+    // With a source, rows are reused of the output alone, which is no part of what was sent.
+    state.cached = request.source.length > 0 ? 0 : cached
+    metrics.started(state.cached, promptIds(request).length)
   }
 
   const time = (): void => {

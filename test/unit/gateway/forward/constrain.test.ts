@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { constrain } from '../../../../services/gateway/forward/constrain.ts'
 import { sample } from '../../../../services/gateway/forward/sample.ts'
 import type { Encoder } from '../../../../shared/model/config.ts'
-import { openFolder } from '../../../../shared/model/open.ts'
+import { openModel } from '../../../../shared/model/open.ts'
 import { goldenFolders } from '../../../support/goldens.ts'
 import { greedy } from '../../../support/local.ts'
 import { seeded } from '../../../support/random.ts'
@@ -95,7 +95,7 @@ describe('constraints', () => {
     'let %s’s golden decode plainly with ignore_eos',
     async (name) => {
       for (const dir of goldenFolders([name])) {
-        const { config, close } = await openFolder(dir)
+        const { config, close } = await openModel(dir)
         await close()
         const request = { stopIds: [], minTokens: 0, maxTokens: 24 }
         for (let generated = 0; generated < 24; generated++)
