@@ -4,7 +4,7 @@ import { demo } from './cluster.ts'
 import { startRedis, type TestRedis } from './redis.ts'
 import { type ServiceProcess, startGateway } from './service.ts'
 
-/** Gateways with the demo model on one Redis, the experts in each of them. */
+/** Gateways with one model, the demo's unless said otherwise, on one Redis, the experts in each of them. */
 export type Pair = {
   redis: TestRedis
   gateways: ServiceProcess[]
@@ -18,9 +18,16 @@ export type Pair = {
   stop(): Promise<void>
 }
 
-export const startPair = async (room: number, count = 2): Promise<Pair> => {
+export const startPair = async (
+  room: number,
+  count = 2,
+  { model = demo, gatewayFlags = [] }: { model?: string; gatewayFlags?: readonly string[] } = {},
+): Promise<Pair> => {
   const redis = await startRedis()
-  const flags = ['--model', demo, '--threads', '1', '--max-sequences', String(room), '--redis', redis.address]
+  const flags = [
+    ...['--model', model, '--threads', '1', '--max-sequences', String(room), '--redis', redis.address],
+    ...gatewayFlags,
+  ]
   const gateways = await Promise.all(Array.from({ length: count }, () => startGateway(flags)))
 
   /** Jobs and waiting sequences by where they are. */
