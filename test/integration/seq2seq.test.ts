@@ -103,27 +103,30 @@ describe.each(Object.entries(seq2seqConfigs))('a random %s', (_, config) => {
     await model.close()
   })
 
-  it('gives the same bits alone, beside others, in other cuts, from the prefix cache and resumed', async () => {
-    const model = await openModel(dir)
-    const start = model.config.encoder!.start
-    await model.close()
-    const generate = async (options: LocalOptions) => {
-      const local = await openLocal(dir, options)
-      const all = await Promise.all(sources.map((source) => local.generate(requestOf([start], OUTPUT, { source }))))
-      for (const [i, { ids, digests }] of all.entries()) {
-        const resume = ids.slice(0, OUTPUT - 2)
-        const resumed = await local.generate(requestOf([start], OUTPUT, { source: sources[i], resume }))
-        expect(resumed.digests).toEqual(digests.slice(OUTPUT - 2))
-        // One sequence at a time leaves one finished sequence to begin from.
-        const cachedTokens = options.maxSequences === 1 ? expect.any(Number) : OUTPUT - 2
-        expect(resumed.events[0]).toMatchObject({ kind: 'started', cachedTokens })
+  it.each(['fp32', 'int8'] as const)(
+    'gives the same bits in any company and cut, from the prefix cache and resumed, %s',
+    async (precision) => {
+      const model = await openModel(dir)
+      const start = model.config.encoder!.start
+      await model.close()
+      const generate = async (options: LocalOptions) => {
+        const local = await openLocal(dir, { precision, ...options })
+        const all = await Promise.all(sources.map((source) => local.generate(requestOf([start], OUTPUT, { source }))))
+        for (const [i, { ids, digests }] of all.entries()) {
+          const resume = ids.slice(0, OUTPUT - 2)
+          const resumed = await local.generate(requestOf([start], OUTPUT, { source: sources[i], resume }))
+          expect(resumed.digests).toEqual(digests.slice(OUTPUT - 2))
+          // One sequence at a time leaves one finished sequence to begin from.
+          const cachedTokens = options.maxSequences === 1 ? expect.any(Number) : OUTPUT - 2
+          expect(resumed.events[0]).toMatchObject({ kind: 'started', cachedTokens })
+        }
+        await local.close()
+        return all.map(({ digests }) => digests)
       }
-      await local.close()
-      return all.map(({ digests }) => digests)
-    }
-    const expected = await generate({})
-    for (const options of others) expect(await generate(options)).toEqual(expected)
-  })
+      const expected = await generate({})
+      for (const options of others) expect(await generate(options)).toEqual(expected)
+    },
+  )
 })
 
 /** Of positions without an end, so that sequences outgrow a block: one for the source, one and then two for the output. */
@@ -152,4 +155,23 @@ describe.each(['t5', 'switch_transformers'] as const)('a random %s in a cache to
     expect(tight.digests).toEqual(roomy.digests)
     await rm(dir, { recursive: true })
   })
+})
+
+it('a source whose experts nobody holds fails with the expert named, and disturbs nobody', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'expertmesh-seq2seq-'))
+  await writeCheckpoint(dir, seq2seqConfigs.switch_transformers, { seed: 13 })
+  // Room for two sequences with their sources: what fails must give its blocks back.
+  const local = await openLocal(dir, { kvMemoryBytes: Math.ceil(4.9 * 3 * 2 * 4 * 12 * 128 * 4) })
+  const request = (id: number) => requestOf([0], 8, { source: [id, 5, 9] })
+  const expected = await local.generate(request(3))
+  local.hold(false)
+  for (let round = 0; round < 3; round++)
+    await expect(local.generate(request(4))).rejects.toThrow(/no worker holds \(layer 1, expert \d\)/)
+  local.hold(true)
+  const [again, other] = await Promise.all([local.generate(request(3)), local.generate(request(4))])
+  expect(again.digests).toEqual(expected.digests)
+  expect(other.ids).toHaveLength(8)
+  expect(local.counts()).toMatchObject({ waiting: 0, running: 0, preempted: 0 })
+  await local.close()
+  await rm(dir, { recursive: true })
 })

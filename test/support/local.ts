@@ -2,6 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { RunningEngine } from '../../services/gateway/engine.ts'
+import type { Runner } from '../../services/gateway/forward/dispatch.ts'
 import { closeForward, openForward } from '../../services/gateway/forward/open.ts'
 import { localRunners } from '../../services/gateway/placement/local.ts'
 import type { Engine, EngineEvent, GenerationRequest, Sampling } from '../../services/gateway/sequence.ts'
@@ -47,6 +48,8 @@ let requests = 0
 
 /** How long a layer waits for experts that nobody holds. */
 const MISSING_LIMIT_MS = 500
+/** And for those of workers, which may be busy. */
+const WORKERS_LIMIT_MS = 60_000
 
 export type Generated = { ids: number[]; digests: string[]; events: EngineEvent[] }
 
@@ -57,6 +60,8 @@ export type LocalOptions = {
   maxBatchTokens?: number
   maxSequences?: number
   threads?: number
+  /** Who runs an expert; else this process. */
+  runner?: (layer: number, expert: number) => Runner
 }
 
 /** The whole engine in this process and thread, experts included: the real path without the wire. */
@@ -78,6 +83,7 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
     maxBatchTokens = 1024,
     maxSequences = 64,
     threads = 1,
+    runner,
   } = options
   const cacheDir = await mkdtemp(join(tmpdir(), 'expertmesh-test-'))
   const model = await openModel(modelDir)
@@ -101,8 +107,11 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
     threads,
     kvMemoryBytes,
     maxSequences,
-    runners: { ...runners, pick: (...asked) => (held ? runners.pick(...asked) : null) },
-    limits: { timeoutMs: MISSING_LIMIT_MS, frameBytesMax: 1 << 26 },
+    runners: {
+      ...runners,
+      pick: (...asked) => (held ? (runner?.(asked[0], asked[1]) ?? runners.pick(...asked)) : null),
+    },
+    limits: { timeoutMs: runner ? WORKERS_LIMIT_MS : MISSING_LIMIT_MS, frameBytesMax: 1 << 26 },
     observe: () => {},
   })
   const listeners = new Map<string, (event: EngineEvent) => void>()
