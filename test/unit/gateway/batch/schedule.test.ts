@@ -8,8 +8,8 @@ const blockRows = 128
 const blocksFor = (tokens: number): number => Math.ceil(tokens / blockRows)
 const limits: Limits = { chunk: 64, maxSequences: 8, maxBatchTokens: 100 }
 
-const sequence = (id: string, tokens: number, cached = 0): Sequence => ({
-  request: { id, source: [] as readonly number[] } as GenerationRequest,
+const sequence = (id: string, tokens: number, cached = 0, source = 0): Sequence => ({
+  request: { id, source: Array.from({ length: source }, (_, i) => i) as readonly number[] } as GenerationRequest,
   ids: Array.from({ length: tokens }, (_, i) => i),
   cached,
   status: 'waiting',
@@ -220,5 +220,28 @@ function check({ fail, preempt, admit, rows }: Plan, { waiting, running, limits 
 describe('a simulated engine', () => {
   it('finishes every sequence and keeps every limit, whatever arrives', () => {
     for (let seed = 0; seed < 2000; seed++) expect(() => simulate(seed), `seed ${seed}`).not.toThrow()
+  })
+})
+
+describe('a source', () => {
+  const waiting = ['a', 'b', 'c'].map((id) => sequence(id, 1, 0, 60))
+
+  it('takes rows of the step that admits it, and of no other', () => {
+    expect(names(plan([], waiting).admit)).toBe('a b')
+    const running = waiting.slice(0, 2).map((one) => Object.assign({ ...one }, { cached: 0 }))
+    expect(names(plan(running, waiting.slice(2)).admit)).toBe('c')
+  })
+
+  it('that is longer than a step enters last', () => {
+    const long = sequence('long', 1, 0, 500)
+    expect(names(plan([], [waiting[0], long, waiting[1]]).admit)).toBe('a long')
+    expect(names(plan([], [long, ...waiting]).admit)).toBe('long')
+  })
+
+  it('takes blocks beside its sequence’s', () => {
+    expect(names(plan([], waiting, 5).admit)).toBe('a b')
+    expect(names(plan([], waiting, 3).admit)).toBe('a')
+    expect(names(plan([], [sequence('large', 1, 0, 400)], 4).fail)).toBe('large')
+    expect(names(plan([], [sequence('large', 1, 0, 400)], 5).admit)).toBe('large')
   })
 })
