@@ -25,11 +25,14 @@ const run = async (setup: EngineSetup, send: (message: FromEngine) => void): Pro
   const { topology } = setup
   const experts = topology ? connectWorkers(setup, topology, send) : await openLocalExperts(setup)
   const tally = startTally()
-  const forward = await openForward({
+  const forward: Forward = await openForward({
     ...setup,
     runners: experts.runners,
     limits: setup.dispatch,
-    observe: tally.observe,
+    observe: (layer, routes, arrived, spent, rows) => {
+      if (layer === (forward.config.encoder?.layers ?? 0)) tally.begin(rows)
+      tally.observe(layer, routes, arrived, spent)
+    },
   })
   const engine = new RunningEngine(forward, setup.limits, (events) => send({ kind: 'events', events }))
   const reporting = setInterval(
@@ -107,18 +110,13 @@ const startTally = () => {
   let expertRows: Record<string, number[][]> = {}
   let before = { stepMs: 0, kernelMs: 0 }
   return {
-    observe(
-      layer: number,
-      { ids, topK }: Routes,
-      { names, source }: Arrived,
-      spent: LayerTimes,
-      batchRows: number,
-    ): void {
+    /** A step of so many rows is past its first layer; sources pass through an encoder's layers before it. */
+    begin(batchRows: number): void {
+      steps++
+      rows += batchRows
+    },
+    observe(layer: number, { ids, topK }: Routes, { names, source }: Arrived, spent: LayerTimes): void {
       for (const name of Object.keys(times) as (keyof LayerTimes)[]) times[name] += spent[name]
-      if (layer === 0) {
-        steps++
-        rows += batchRows
-      }
       if (topK === 0) return
       const counted = names.map((name) => {
         expertRows[name] ??= []
