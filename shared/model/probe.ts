@@ -59,6 +59,13 @@ const config: ModelConfig = {
   eos: [],
 }
 
+/** The kernels that encoder–decoders have besides. */
+const stacked: ModelConfig = {
+  ...config,
+  norm: { kind: 'layer', placement: 'post', eps: 1e-5 },
+  ffn: { activation: 'gelu', gated: false, bias: true },
+}
+
 /** @returns SHA-256, hex. @throws MeshError FAILED_PRECONDITION when a row's result here depends on its neighbours, or int8 is not exact. */
 export const numericClass = async (options: ProbeOptions): Promise<string> => {
   const folder = await mkdtemp(join(tmpdir(), 'expertmesh-probe-'))
@@ -80,6 +87,9 @@ export const numericClass = async (options: ProbeOptions): Promise<string> => {
     }
     if (cpu) {
       await check('attention', attentionGraph(config, { causal: true, mask: 'none' }), cachedRows)
+      await check('whole-attention', attentionGraph(config, { causal: false, mask: 'none' }), wholeRows)
+      await check('gelu-expert', expertGraph(stacked, 'fp32'), floatRows)
+      await check('layer-output', outputGraph(stacked, 0, 'fp32'), mixedRows)
       await checkExact(folder, options)
     }
     return hash.digest('hex')
@@ -156,6 +166,9 @@ const cachedRows: Feeds = (begin, end) => {
   const doubled = end - begin === 1 ? Float32Array.from([...query, ...query]) : query
   return { q: float32(doubled, [doubled.length / 80, 80]), k: cache(), v: cache(), length: int64([end]) }
 }
+
+/** The same, each seeing all of 100 keys. */
+const wholeRows: Feeds = (begin, end) => ({ ...cachedRows(begin, end), length: int64([100]) })
 
 const openProbe = async (
   folder: string,
