@@ -21,4 +21,4 @@ export const dropSource = (cache: KvCache, { request: { id, source } }: Sequence
 
 /** Names a source by its ids: a decoder's rows depend on all of them. */
 export const sourceName = (source: readonly number[]): string =>
-  source.length === 0 ? '' : createHash('sha256').update(source.join(' ')).digest('hex')
+  createHash('sha256').update(source.join(' ')).digest('hex')

@@ -7,8 +7,8 @@ import type { State } from './health.ts'
 import {
   type Expert,
   type ExpertSpace,
+  except,
   expertsOf,
-  type Home,
   homeOf,
   missing,
   nextTopology,
@@ -244,7 +244,7 @@ export class LiveFleet implements Fleet {
   #publish(reached: readonly Member[]): void {
     const holders = reached.map((member) => ({
       address: member.address,
-      holds: without(member.home, this.#mender.dropping(member)),
+      holds: homeOf(except(expertsOf(member.home), this.#mender.dropping(member))),
       leaving: this.#leaving(member),
     }))
     this.#missing = missing(
@@ -286,15 +286,7 @@ export class LiveFleet implements Fleet {
     } else if (!member) {
       this.#standIn.call(homeless.length * this.#options.expertBytes)
     } else if (member.holdings) {
-      const held = new Set(expertsOf(member.home).map(({ layer, expert }) => `${layer}/${expert}`))
-      const load = homeless.filter(({ layer, expert }) => !held.has(`${layer}/${expert}`))
-      this.#mender.send(member, { unload: [], load })
+      this.#mender.send(member, { unload: [], load: except(homeless, expertsOf(member.home)) })
     }
   }
-}
-
-const without = (home: Home, experts: readonly Expert[]): Home => {
-  if (experts.length === 0) return home
-  const dropped = new Set(experts.map(({ layer, expert }) => `${layer}/${expert}`))
-  return homeOf(expertsOf(home).filter(({ layer, expert }) => !dropped.has(`${layer}/${expert}`)))
 }

@@ -31,6 +31,12 @@ export const homeOf = (experts: readonly Expert[]): LayerExperts[] => {
 export const expertsOf = (home: Home): Expert[] =>
   home.flatMap(({ layer, experts }) => experts.map((expert) => ({ layer, expert })))
 
+/** Those of `experts` that are not among `others`, in their order. */
+export const except = (experts: readonly Expert[], others: readonly Expert[]): Expert[] => {
+  const left = new Set(others.map(({ layer, expert }) => `${layer}/${expert}`))
+  return experts.filter(({ layer, expert }) => !left.has(`${layer}/${expert}`))
+}
+
 /** The workers together hold fewer experts than the model has. */
 export const tooSmall = (needed: number, room: number, expertBytes: number): MeshError => {
   const missing = Math.ceil(((needed - room) * expertBytes) / 2 ** 20)
@@ -43,9 +49,8 @@ export const tooSmall = (needed: number, room: number, expertBytes: number): Mes
 
 /** Experts that none of these homes holds, in ascending order. */
 export const missing = (space: ExpertSpace, homes: readonly Home[]): Expert[] => {
-  const held = new Set(homes.flatMap(expertsOf).map(({ layer, expert }) => `${layer}/${expert}`))
   const all = space.layers.flatMap((layer) => Array.from({ length: space.experts }, (_, expert) => ({ layer, expert })))
-  return all.filter(({ layer, expert }) => !held.has(`${layer}/${expert}`))
+  return except(all, homes.flatMap(expertsOf))
 }
 
 /** Share of the model's experts with at least one live replica, 0 to 1: the model can be served at 1. */
