@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { Code, invalid, MeshError } from '../../../shared/errors.ts'
+import { commonPrefix, type Entry, rowsOf } from './entry.ts'
 import { Pool } from './pool.ts'
 import { allFinite, type CacheArray, copyRows, scatterRows } from './rows.ts'
 
@@ -31,26 +32,6 @@ export type CacheStats = {
   /** Prompt tokens looked up, and those found. */
   queriedTokens: number
   hitTokens: number
-}
-
-type Entry = {
-  /** Live: the sequence's own array, which grows. Retained: exactly the tokens whose rows are here. */
-  ids: readonly number[]
-  readonly salt: string
-  blocks: number
-  /** Rows written, by layer; they differ only while a step is under way or after it failed. */
-  readonly written: number[]
-  /** By layer and array: [heads, capacity, dim]. */
-  readonly data: Float32Array[][]
-}
-
-const rowsOf = (entry: Entry): number => Math.min(...entry.written)
-
-/** Length of the common prefix of a and b, at most limit. */
-function commonPrefix(a: readonly number[], b: readonly number[], limit: number): number {
-  let n = 0
-  while (n < limit && a[n] === b[n]) n++
-  return n
 }
 
 /**
@@ -130,6 +111,20 @@ export class KvCache {
     this.#queriedTokens += ids.length
     this.#hitTokens += cached
     return cached
+  }
+
+  /**
+   * Makes a sequence live with copies of all rows of another live one, whose ids are the first of `ids`, which is read as long
+   * as the sequence lives. Needs blocksFor those rows. False, with nothing changed, where they do not fit.
+   */
+  fork(id: string, ids: readonly number[], from: string): boolean {
+    assert(!this.#live.has(id), `sequence ${id} is open already`)
+    const source = this.#entry(from)
+    const rows = rowsOf(source)
+    assert(rows <= ids.length, 'there is an id for every row')
+    if (this.blocksFor(rows) > this.freeBlocks) return false
+    this.#live.set(id, this.#copy(source, rows, ids))
+    return true
   }
 
   /** Grows a live sequence to hold that many tokens. False, with nothing changed, where they do not fit. */
@@ -248,11 +243,16 @@ export class KvCache {
     }
     if (!copyFits) return undefined
     if (retained) this.#touch(source)
+    return this.#copy(source, tokens, ids)
+  }
+
+  /** An entry for ids with copies of the first rows of source, for which there are blocks. */
+  #copy(source: Entry, rows: number, ids: readonly number[]): Entry {
     const entry = this.#blank(ids, source.salt)
-    this.#grow(entry, blocks)
+    this.#grow(entry, this.blocksFor(rows))
     for (const [layer, arrays] of entry.data.entries())
-      for (const [i, to] of arrays.entries()) copyRows(source.data[layer][i], to, this.#options.arrays[i], tokens)
-    entry.written.fill(tokens)
+      for (const [i, to] of arrays.entries()) copyRows(source.data[layer][i], to, this.#options.arrays[i], rows)
+    entry.written.fill(rows)
     return entry
   }
 

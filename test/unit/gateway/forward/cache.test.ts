@@ -102,6 +102,63 @@ describe('values that are not finite', () => {
   })
 })
 
+describe('a fork', () => {
+  it('goes on by itself from where its source is, and outlives it', () => {
+    const cache = cacheOf(4)
+    const ids = numbers(150)
+    complete(cache, 'a', ids)
+    const [left, right] = [
+      [...ids, 1],
+      [...ids, 2],
+    ]
+    expect(cache.fork('b', right, 'a')).toBe(true)
+    expect(cache.held('b')).toBe(2)
+    run(cache, 'a', left, '', 150, 151)
+    run(cache, 'b', right, '', 150, 151)
+    checkRows(cache, 'a', left, '', 151)
+    cache.drop('a')
+    checkRows(cache, 'b', right, '', 151)
+  })
+
+  it('has the salt of its source, and only the rows that every layer has', () => {
+    const cache = cacheOf(4)
+    const ids = numbers(60)
+    cache.open('a', ids, 'salt')
+    run(cache, 'a', ids, 'salt', 0, 20)
+    cache.reserve('a', 60)
+    cache.append('a', 0, rowsFor(ids, 'salt', 0, 20, 60), 20)
+    expect(cache.fork('b', ids, 'a')).toBe(true)
+    run(cache, 'b', ids, 'salt', 20, 60)
+    checkRows(cache, 'b', ids, 'salt', 60)
+    cache.drop('a')
+    expect(cache.open('c', [...ids, 1], 'salt')).toBe(60)
+    expect(cache.open('d', [...ids, 1], '')).toBe(0)
+  })
+
+  it('takes the blocks of finished sequences, and changes nothing where it does not fit', () => {
+    const cache = cacheOf(4)
+    complete(cache, 'old', numbers(100, 500))
+    cache.release('old', { retain: true, ids: numbers(100, 500) })
+    complete(cache, 'a', numbers(200))
+    expect(cache.fork('b', numbers(200), 'a')).toBe(true)
+    expect(cache.stats).toMatchObject({ freeBlocks: 0, retainedBlocks: 0 })
+    const before = cache.stats
+    expect(cache.fork('c', numbers(200), 'a')).toBe(false)
+    expect(cache.stats).toEqual(before)
+    expect(cache.held('c')).toBe(0)
+    checkRows(cache, 'a', numbers(200), '', 200)
+    checkRows(cache, 'b', numbers(200), '', 200)
+  })
+
+  it('of a sequence without rows needs no block', () => {
+    const cache = cacheOf(1)
+    complete(cache, 'full', numbers(100))
+    cache.open('a', [5, 6], '')
+    expect(cache.fork('b', [5, 7], 'a')).toBe(true)
+    expect(cache.held('b')).toBe(0)
+  })
+})
+
 type Dumb = { ids: number[]; salt: string; rows: number }
 
 /** Random operations beside a map of plain arrays; `roomy`: nothing is ever given up, so every common prefix must be found. */
@@ -147,6 +204,13 @@ function operate(seed: number, blocks: number, roomy: boolean): void {
     one.rows = end
   }
 
+  const fork = (id: string, from: string, one: Dumb): void => {
+    const fits = cache.blocksFor(one.rows) <= cache.freeBlocks
+    const ids = [...one.ids.slice(0, one.rows), random(3)]
+    assert.equal(cache.fork(id, ids, from), fits)
+    if (fits) live.set(id, { ids, salt: one.salt, rows: one.rows })
+  }
+
   for (let turn = 0; turn < 60; turn++) {
     const action = random(10)
     const picked = pick()
@@ -158,7 +222,8 @@ function operate(seed: number, blocks: number, roomy: boolean): void {
     } else if (picked && action === 3) {
       cache.drop(picked[0])
       live.delete(picked[0])
-    } else if (picked) forward(...picked)
+    } else if (picked && action === 4 && live.size < 6) fork(`${seed}.${turn}`, ...picked)
+    else if (picked) forward(...picked)
     assert.equal(cache.freeBlocks, blocks - [...live.keys()].reduce((sum, id) => sum + cache.held(id), 0))
     assert(cache.freeBlocks >= 0 && cache.stats.retainedBlocks <= cache.freeBlocks)
     assert(cache.stats.bytes <= limitBytes)
