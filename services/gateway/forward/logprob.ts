@@ -26,7 +26,7 @@ export const argmax = (logits: Float32Array | Float64Array): number => {
 }
 
 /** Ids of the `count` largest logits, largest first, equal ones in id order. Meant for a small count: O(V + count · hits). */
-const largest = (logits: Float32Array, count: number): number[] => {
+export const largest = (logits: Float32Array, count: number): number[] => {
   const top: number[] = []
   if (count === 0) return top
   for (let id = 0; id < logits.length; id++) {
@@ -40,16 +40,25 @@ const largest = (logits: Float32Array, count: number): number[] => {
 }
 
 /**
- * The natural log of token `id`'s probability and of the `count` likeliest tokens: log-softmax of the model's own logits [V], in
- * doubles, before penalties, bias, temperature and cuts (as OpenAI's and vLLM's default). −∞ for a token of no probability.
+ * Log-softmax of logits [V], summed in doubles in id order: the natural log of a token's probability, −∞ for one of none. NaN
+ * where every logit is −∞.
+ * @throws MeshError INTERNAL where a logit is NaN or +∞.
+ */
+export const logSoftmax = (logits: Float32Array): ((id: number) => number) => {
+  const max = logits[argmax(logits)]
+  let sum = 0
+  for (let id = 0; id < logits.length; id++) sum += Math.exp(logits[id] - max)
+  const logSum = Math.log(sum)
+  return (id) => logits[id] - max - logSum
+}
+
+/**
+ * The log-probability of token `id` and of the `count` likeliest tokens, of the model's own logits [V], before penalties, bias,
+ * temperature and cuts (as OpenAI's and vLLM's default).
  */
 export const tokenLogprob = (logits: Float32Array, id: number, count: number): TokenLogprob => {
   assert(id >= 0 && id < logits.length, `token ${id} is outside the vocabulary of ${logits.length}`)
-  const max = logits[argmax(logits)]
-  let sum = 0
-  for (let other = 0; other < logits.length; other++) sum += Math.exp(logits[other] - max)
-  const logSum = Math.log(sum)
-  const logprob = (token: number) => logits[token] - max - logSum
+  const logprob = logSoftmax(logits)
   return {
     id,
     logprob: logprob(id),
