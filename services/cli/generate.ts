@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { Command, InvalidArgumentError } from 'commander'
+import { Command, InvalidArgumentError, Option } from 'commander'
 import { invalid } from '../../shared/errors.ts'
 import type { GenerateRequest } from '../../shared/gen/expertmesh/v1/GenerateRequest.ts'
 import { type Completion, generateOver } from './client.ts'
@@ -17,6 +17,9 @@ export type GenerateOptions = ClusterOptions & {
   topK?: number
   minP?: number
   seed?: string
+  numBeams?: number
+  lengthPenalty?: number
+  earlyStopping?: 'true' | 'false' | 'never'
   ignoreEos?: boolean
   json?: boolean
   verbose?: boolean
@@ -51,6 +54,15 @@ export const generateCommand = (): Command =>
     .option('--top-k <k>', 'sample among the k best; 0 is all', whole(0, ID_MAX))
     .option('--min-p <p>', 'drop tokens less likely than p times the best', decimal(0, 1))
     .option('--seed <n>', 'the same seed gives the same text', parseSeed)
+    .option('--num-beams <n>', 'search with so many beams instead of drawing; the text comes at the end', whole(1))
+    .option('--length-penalty <p>', 'of a search: above 0 favours long outputs, below 0 short ones', decimal(-10, 10))
+    .addOption(
+      new Option('--early-stopping <when>', 'of a search: whether to end when as many outputs as beams have').choices([
+        'true',
+        'false',
+        'never',
+      ]),
+    )
     .option('--ignore-eos', 'go on after the end-of-sequence token')
     .option('--json', 'print one JSON object with ids, text, logits_sha256, usage and timing')
     .option('--verbose', "show the processes' whole log")
@@ -68,6 +80,9 @@ export const toRequest = (options: GenerateOptions): GenerateRequest => {
     ...(options.topK === undefined ? {} : { top_k: options.topK }),
     ...(options.minP === undefined ? {} : { min_p: options.minP }),
     ...(options.seed === undefined ? {} : { seed: options.seed }),
+    ...(options.numBeams === undefined ? {} : { num_beams: options.numBeams }),
+    ...(options.lengthPenalty === undefined ? {} : { length_penalty: options.lengthPenalty }),
+    ...(options.earlyStopping === undefined ? {} : { early_stopping: options.earlyStopping }),
     ignore_eos: options.ignoreEos ?? false,
     logits_sha256: options.json ?? false,
   }

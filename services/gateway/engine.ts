@@ -1,15 +1,16 @@
 import assert from 'node:assert/strict'
 import { Code, MeshError } from '../../shared/errors.ts'
-import { advance, type BlockCounts, type Limits, type Plan, type Span, schedule } from './batch/schedule.ts'
+import { advance, type BlockCounts, type Limits, type Plan, type Span, schedule, seatsOf } from './batch/schedule.ts'
 import type { Batch } from './forward/batch.ts'
 import type { KvCache } from './forward/cache.ts'
 import { constrain } from './forward/constrain.ts'
 import { positionDigest } from './forward/digest.ts'
 import { tokenLogprob } from './forward/logprob.ts'
 import { sample } from './forward/sample.ts'
+import { followSearch, openBeams, restarted } from './forward/search.ts'
 import { dropSource, openSource, sourceId, sourceName } from './forward/source.ts'
 import { encode, type Forward, step } from './forward/step.ts'
-import type { EngineEvent, GenerationRequest, Sequence } from './sequence.ts'
+import type { Beam, EngineEvent, GenerationRequest, Sequence, TokenEvent } from './sequence.ts'
 import { finishReason } from './stream/finish.ts'
 
 type Emit = (events: EngineEvent[]) => void
@@ -89,7 +90,7 @@ export class RunningEngine {
 
   submit(request: GenerationRequest): void {
     const arrival = this.#arrivals++
-    this.#waiting.push({ request, ids: [...request.prompt, ...request.resume], cached: 0, status: 'waiting', arrival })
+    this.#waiting.push({ request, ...openBeams(request), status: 'waiting', arrival })
     this.#wake()
   }
 
@@ -124,32 +125,33 @@ export class RunningEngine {
   #begin({ fail, preempt, admit, rows }: Plan): Span[] {
     const { cache } = this.#forward
     for (const sequence of fail) {
-      const cause = `this request has grown to ${sequence.ids.length} tokens and the KV cache holds ${cache.tokensMax}`
+      const length = `${sequence.beams[0].ids.length} tokens${seatsOf(sequence) > 1 ? ` in each of ${seatsOf(sequence)} beams` : ''}`
+      const cause = `this request has grown to ${length} and the KV cache holds ${cache.tokensMax}`
       this.#fail(sequence, new MeshError(Code.RESOURCE_EXHAUSTED, `${cause}: raise --kv-memory-mib`))
     }
     for (const sequence of preempt) {
       this.#preempted++
-      cache.drop(sequence.request.id)
+      for (const { id } of sequence.beams) cache.drop(id)
       dropSource(cache, sequence)
       this.#running = this.#running.filter((other) => other !== sequence)
-      this.#waiting.unshift(Object.assign(sequence, { status: 'waiting', cached: 0 }))
+      this.#waiting.unshift(Object.assign(sequence, { status: 'waiting' }, restarted(sequence)))
     }
     for (const sequence of admit) this.#admit(sequence)
     this.#waiting = this.#waiting.filter(({ status }) => status === 'waiting')
     const spans = rows.map(advance)
-    for (const { sequence, end } of spans)
-      assert(cache.reserve(sequence.request.id, end), 'the schedule counted the blocks')
+    for (const { beam, end } of spans) assert(cache.reserve(beam.id, end), 'the schedule counted the blocks')
     return spans
   }
 
   #admit(sequence: Sequence): void {
     const { id, source } = sequence.request
     const { cache } = this.#forward
-    sequence.cached = cache.open(id, sequence.ids, this.#salt(sequence))
+    const [beam] = sequence.beams
+    beam.cached = cache.open(beam.id, beam.ids, this.#salt(sequence))
     if (source.length > 0) assert(openSource(cache, sequence), 'the schedule counted the blocks')
     sequence.status = 'running'
     this.#running.push(sequence)
-    if (!this.#announced.has(sequence)) this.#emit([{ kind: 'started', id, cachedTokens: sequence.cached }])
+    if (!this.#announced.has(sequence)) this.#emit([{ kind: 'started', id, cachedTokens: beam.cached }])
     this.#announced.add(sequence)
   }
 
@@ -169,40 +171,45 @@ export class RunningEngine {
     const width = this.#forward.config.vocabulary
     const rows = wantedRows(batch)
     const logitsOf = new Map(rows.map((row, i) => [row, logits.subarray(i * width, (i + 1) * width)]))
-    for (const [i, { sequence, begin, end }] of batch.spans.entries()) {
+    const lastOf = new Map<Beam, Float32Array | undefined>()
+    for (const [i, { sequence, beam, begin, end }] of batch.spans.entries()) {
       const error = batch.failed.get(sequence)
       if (error) this.#fail(sequence, error)
       if (error || this.#cancelled.has(sequence.request.id)) continue
-      sequence.cached = end
+      beam.cached = end
       if (sequence.request.promptLogprobs)
         events.push(
           ...scorePrompt(sequence, begin, end, (position) => logitsOf.get(batch.starts[i] + position - begin)),
         )
-      const last = logitsOf.get(batch.starts[i + 1] - 1)
-      if (end === sequence.ids.length && last) events.push(this.#nextToken(sequence, last))
+      if (end === beam.ids.length) lastOf.set(beam, logitsOf.get(batch.starts[i + 1] - 1))
+    }
+    for (const sequence of new Set(batch.spans.map(({ sequence }) => sequence))) {
+      const last = sequence.beams.flatMap((beam) => lastOf.get(beam) ?? [])
+      if (last.length === sequence.beams.length) events.push(...this.#advance(sequence, last))
     }
     return events
   }
 
-  #nextToken(sequence: Sequence, logits: Float32Array): EngineEvent {
-    const { request, ids } = sequence
-    const output = ids.slice(request.prompt.length)
-    const { token, logprob } = sample(logits, { prompt: request.prompt, output }, request.sampling, request.choice, {
-      logprobs: request.logprobs,
-      ...constrain(this.#forward.config.encoder, request, output.length),
-    })
-    ids.push(token)
-    const finish = finishReason(request, [...output, token], this.#forward.config.contextLength)
-    if (finish) this.#leave(sequence, true)
-    const digest = request.digest ? positionDigest(logits) : null
-    return { kind: 'token', id: request.id, index: output.length, token, logprob, digest, finish }
+  /** Takes logits [V] of every beam of a sequence into it, and says what is to be told. */
+  #advance(sequence: Sequence, logits: readonly Float32Array[]): EngineEvent[] {
+    try {
+      const tokens = nextTokens(sequence, logits, this.#forward)
+      if (sequence.search ? sequence.search.search.done : tokens[0].finish) this.#leave(sequence, true)
+      return tokens.map((token) => ({ kind: 'token', ...token }))
+    } catch (error) {
+      this.#fail(sequence, MeshError.from(error))
+      return []
+    }
   }
 
+  /** retain: the rows of its first beam may serve others. */
   #leave(sequence: Sequence, retain: boolean): void {
+    const { cache } = this.#forward
     sequence.status = 'finished'
     this.#running = this.#running.filter((other) => other !== sequence)
-    this.#forward.cache.release(sequence.request.id, { retain, ids: sequence.ids })
-    dropSource(this.#forward.cache, sequence)
+    for (const [place, { id, ids }] of sequence.beams.entries())
+      cache.release(id, { retain: retain && place === 0, ids })
+    dropSource(cache, sequence)
   }
 
   #fail(sequence: Sequence, { code, message }: MeshError): void {
@@ -220,20 +227,40 @@ export class RunningEngine {
   }
 }
 
+/** What a step's logits [V] of every beam of a sequence lead to: one token, or what a search that is done has found. */
+const nextTokens = (
+  sequence: Sequence,
+  logits: readonly Float32Array[],
+  { config, cache }: Pick<Forward, 'config' | 'cache'>,
+): TokenEvent[] => {
+  const { request, search, beams } = sequence
+  if (search) return followSearch(sequence, search, logits, { cache, encoder: config.encoder })
+  const [{ ids }] = beams
+  const output = ids.slice(request.prompt.length)
+  const { token, logprob } = sample(logits[0], { prompt: request.prompt, output }, request.sampling, request.choice, {
+    logprobs: request.logprobs,
+    ...constrain(config.encoder, request, output.length),
+  })
+  ids.push(token)
+  const finish = finishReason(request, [...output, token], config.contextLength)
+  const digest = request.digest ? positionDigest(logits[0]) : null
+  return [{ id: request.id, index: output.length, token, logprob, digest, finish }]
+}
+
 /** What the schedule knows of the cache: a sequence's blocks and those of its source are one. */
 const blockCounts = (cache: KvCache): BlockCounts => ({
   freeBlocks: cache.freeBlocks,
-  held: (id) => cache.held(id) + cache.held(sourceId(id)),
+  held: ({ request, beams }) => beams.reduce((sum, { id }) => sum + cache.held(id), cache.held(sourceId(request.id))),
   blocksFor: (tokens) => cache.blocksFor(tokens),
 })
 
 /** Rows of a batch whose logits matter: a sequence's last token, and every prompt token where the prompt is scored. */
 const wantedRows = (batch: Batch): number[] =>
-  batch.spans.flatMap(({ sequence, begin, end }, i) => {
+  batch.spans.flatMap(({ sequence, beam, begin, end }, i) => {
     const first = batch.starts[i]
     if (sequence.request.promptLogprobs && begin < sequence.request.prompt.length)
       return Array.from({ length: end - begin }, (_, row) => first + row)
-    return end === sequence.ids.length ? [first + end - begin - 1] : []
+    return end === beam.ids.length ? [first + end - begin - 1] : []
   })
 
 /** Log-probabilities of the prompt tokens that rows [begin, end) predict, as one event per chunk; the first token has none. */

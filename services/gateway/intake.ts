@@ -48,7 +48,8 @@ export type IntakeParts = {
   onError(error: unknown): void
 }
 
-const costOf = ({ source, prompt, maxTokens }: GenerationRequest): number => source.length + prompt.length + maxTokens
+const costOf = ({ source, prompt, maxTokens, search }: GenerationRequest): number =>
+  source.length + (search?.beams ?? 1) * (prompt.length + maxTokens)
 
 /** Puts an engine behind a queue. */
 export const openIntake = (parts: IntakeParts): Intake => {

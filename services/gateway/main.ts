@@ -38,7 +38,7 @@ import { openJoin } from './placement/join.ts'
 import { registeredWorkers } from './placement/registry.ts'
 import type { Source } from './placement/roster.ts'
 import { turnPage } from './placement/turn.ts'
-import { connectEngine, type EnginePort } from './port.ts'
+import { connectEngine, type EnginePort, type EngineRoom } from './port.ts'
 import type { Schedule } from './queue.ts'
 import { openStore, type Store } from './store.ts'
 import { textStream } from './stream/emit.ts'
@@ -76,12 +76,12 @@ export const runGateway = async (
   metrics.watch(fleet)
   const engine = await startEngineThread(config, hash, fleet, metrics, log, onDeath)
   fleet.onTopology(engine.setTopology)
-  const { contextLength } = engine
+  const { contextLength } = engine.room
   if (contextLength < model.config.contextLength)
     log.warn(
       `the KV cache holds ${contextLength} tokens, less than the model's context of ${model.config.contextLength}: raise --kv-memory-mib`,
     )
-  const served = await describe(config, model, { hash, ownClass, contextLength })
+  const served = await describe(config, model, { hash, ownClass, room: engine.room })
   await model.close()
 
   const store = await openStore(config, { modelHash: hash, numericClass: ownClass }, log)
@@ -160,10 +160,10 @@ const prepareShards = async (
   await convert({ modelDir, cacheDir, precision, parts }, { onProgress })
 }
 
-type Measured = { hash: string; ownClass: string; contextLength: number }
+type Measured = { hash: string; ownClass: string; room: EngineRoom }
 
 const describe = async (
-  { modelDir, precision }: GatewayConfig,
+  { modelDir, precision, maxSequences, maxBatchTokens }: GatewayConfig,
   { name, config }: Model,
   measured: Measured,
 ): Promise<Served> => ({
@@ -172,7 +172,8 @@ const describe = async (
   precision,
   numericClass: measured.ownClass,
   created: Math.floor(Date.now() / 1000),
-  config: { ...config, contextLength: measured.contextLength },
+  config: { ...config, contextLength: measured.room.contextLength },
+  room: { ...measured.room, sequences: Math.min(maxSequences, maxBatchTokens) },
   defaults: await readSamplingDefaults(modelDir),
   tokenizer: await openTokenizer(modelDir),
   chat: await openChat(modelDir),

@@ -49,8 +49,16 @@ export type EngineReport = {
 /** What became of the workers: how each stands now, and what happened to any since the start. */
 export type FaultReport = ReturnType<WorkerRunners['report']>
 
+export type EngineRoom = {
+  /** Longest prompt + output: the model's, or less where the KV cache holds less. */
+  contextLength: number
+  cacheBlocks: number
+  /** Tokens of a block. */
+  blockRows: number
+}
+
 export type FromEngine =
-  | { kind: 'ready'; contextLength: number }
+  | { kind: 'ready'; room: EngineRoom }
   | { kind: 'events'; events: readonly EngineEvent[] }
   | { kind: 'report'; report: EngineReport }
   /** The topology of this version is in force. */
@@ -61,8 +69,7 @@ export type FromEngine =
 
 /** The main thread's end of the engine: an Engine, whose events come back in order. */
 export type EnginePort = Engine & {
-  /** Longest prompt + output: the model's, or less where the KV cache holds less. */
-  readonly contextLength: number
+  readonly room: EngineRoom
   /** Takes effect between two steps. */
   /** Settles when nothing more is sent to where an earlier one led. */
   setTopology(topology: Topology): Promise<void>
@@ -93,7 +100,7 @@ export const connectEngine = (thread: Worker, { onReport, onState, onDeath }: En
     onDeath(error)
     for (const id of [...listeners.keys()]) deliver({ kind: 'failed', id, code: Code.UNAVAILABLE, message })
   }
-  const port: Omit<EnginePort, 'contextLength'> = {
+  const port: Omit<EnginePort, 'room'> = {
     submit(request, onEvent) {
       listeners.set(request.id, onEvent)
       post({ kind: 'submit', request })
@@ -125,7 +132,7 @@ export const connectEngine = (thread: Worker, { onReport, onState, onDeath }: En
         applied.get(message.version)?.()
         applied.delete(message.version)
       } else if (message.kind === 'state') onState(message.address, message.state)
-      else if (message.kind === 'ready') resolve({ ...port, contextLength: message.contextLength })
+      else if (message.kind === 'ready') resolve({ ...port, room: message.room })
       else stopped()
     })
   })

@@ -1,3 +1,5 @@
+import type { Searching } from './forward/search.ts'
+
 /** How the next token is drawn. Defaults that change nothing: temperature 1, topP 1, topK 0, minP 0, penalties 0 and repetition 1. */
 export type Sampling = {
   /** 0 is greedy: the lowest id among the largest logits. */
@@ -16,6 +18,19 @@ export type Sampling = {
   logitBias: ReadonlyMap<number, number>
 }
 
+/** How a beam search goes: what ends it, and which of its outputs is the answer. */
+export type BeamSettings = {
+  /** B, at least 1. */
+  beams: number
+  /** A finished output's score is Σ log p / length^lengthPenalty: above 0 long ones gain by it, below 0 short ones. */
+  lengthPenalty: number
+  /**
+   * When B outputs have finished, true ends the search. false ends it once the best live beam, were it to end at its present
+   * length, would not beat the worst of them; 'never' reckons with the greatest length instead, where the penalty favours long ones.
+   */
+  earlyStopping: boolean | 'never'
+}
+
 /** One sequence to generate, as it crosses from the API to the engine. Plain data: it survives structuredClone and a queue. */
 export type GenerationRequest = {
   id: string
@@ -31,6 +46,8 @@ export type GenerationRequest = {
   /** Ids that end the sequence (they are emitted, with finish 'stop'); empty with ignore_eos. */
   stopIds: readonly number[]
   sampling: Sampling
+  /** null: tokens are drawn by `sampling` as they come; otherwise searched for, and all told at the end. */
+  search: BeamSettings | null
   /** Index among the n choices of one API request; part of the sampler's counter. */
   choice: number
   /** null: no log-probabilities; otherwise how many alternatives besides the chosen token. */
@@ -69,13 +86,23 @@ export type Engine = {
   cancel(id: string): void
 }
 
-/** A sequence inside the engine: the one noun that crosses batch, forward and stream. */
-export type Sequence = {
-  readonly request: GenerationRequest
-  /** Prompt followed by output, that of earlier attempts included. */
+/** One continuation of a sequence's prompt. */
+export type Beam = {
+  /** Its name in the KV cache. */
+  readonly id: string
+  /** Prompt followed by output. */
   readonly ids: number[]
   /** Tokens whose keys and values are in the cache; ids.length − cached are still to run. */
   cached: number
+}
+
+/** A sequence inside the engine: the one noun that crosses batch, forward and stream. */
+export type Sequence = {
+  readonly request: GenerationRequest
+  /** One, or those that a search goes on with: all are equally long, and equally much of them is cached. */
+  beams: readonly Beam[]
+  /** null where nothing is searched for. */
+  search: Searching | null
   status: 'waiting' | 'running' | 'finished'
   /** Order of arrival: lower goes first and is preempted last. */
   readonly arrival: number

@@ -3,7 +3,7 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { openExperts } from '../../shared/model/experts.ts'
 import { RunningEngine } from './engine.ts'
 import type { Arrived, Runners } from './forward/dispatch.ts'
-import { closeForward, kernelMs, openForward } from './forward/open.ts'
+import { blockRows, closeForward, kernelMs, openForward } from './forward/open.ts'
 import { connectRemote } from './forward/remote.ts'
 import { DROPPED, type Routes } from './forward/route.ts'
 import type { Forward, LayerTimes } from './forward/step.ts'
@@ -52,7 +52,8 @@ const run = async (setup: EngineSetup, send: (message: FromEngine) => void): Pro
     await experts.setTopology(topology)
     send({ kind: 'applied', version: topology.version })
   }
-  send({ kind: 'ready', contextLength: forward.config.contextLength })
+  const { totalBlocks } = forward.cache
+  send({ kind: 'ready', room: { contextLength: forward.config.contextLength, cacheBlocks: totalBlocks, blockRows } })
   return (message) => {
     if (message.kind === 'submit') engine.submit(message.request)
     else if (message.kind === 'cancel') engine.cancel(message.id)

@@ -107,7 +107,11 @@ describeRedis('a gateway of an encoder–decoder whose experts drop rows', () =>
   it('is killed while its answers are written, and they go on at the other with the same bits', async () => {
     pair = await startPair(4, 2, { model: dir, gatewayFlags: precision })
     const { urls } = pair
-    const asks = sourcesOf(40, 128, 120)
+    const drawn = sourcesOf(40, 128, 120)
+    const searched = drawn
+      .slice(0, 4)
+      .map(({ prompt, max_tokens }) => ({ prompt, max_tokens, temperature: 0, num_beams: 3 }))
+    const asks = [...drawn, ...searched]
     const expected = await answersOf(urls()[0], asks)
     const begun = new Set<Ask>()
     const running = Promise.all(asks.map((ask, at) => roam(urls, ask, at, () => begun.add(ask))))

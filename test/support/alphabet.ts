@@ -116,6 +116,7 @@ export const describeServed = async (dir: string): Promise<Served> => {
     created: 1_700_000_000,
     config: { ...model.config, contextLength },
     defaults: await readSamplingDefaults(dir),
+    room: { sequences: 64, cacheBlocks: 64, blockRows: 128 },
     tokenizer: await openTokenizer(dir),
     chat: await openChat(dir),
   }

@@ -38,6 +38,7 @@ export const requestOf = (
   minTokens: 0,
   stopIds: [],
   sampling: greedy,
+  search: null,
   choice: 0,
   logprobs: null,
   promptLogprobs: false,

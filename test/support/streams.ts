@@ -7,6 +7,7 @@ export type Ask = {
   temperature: number
   top_p?: number
   seed?: number
+  num_beams?: number
   cache_salt?: string
 }
 

@@ -12,6 +12,10 @@ export const priorityMax = 7
 export const deadlineMsMax = 86_400_000
 /** A request whose client is gone runs on for at most this long. */
 export const graceSecondsMax = 3_600
+/** Beams of one search. */
+export const beamsMax = 64
+/** Beyond, scores of long outputs leave the range of doubles. */
+export const lengthPenaltyMax = 10
 /** Alternatives reported beside the chosen token. */
 export const logprobsMax = 20
 
@@ -31,10 +35,11 @@ const generation = {
   temperature: z.number().min(0).nullish(),
   top_p: share.nullish(),
   n: integer.min(1).max(choicesMax).nullish(),
-  best_of: integer.min(1).nullish(),
-  // transformers' and older vLLM's names for beam search, read to be refused: passed over, they would give another answer.
-  num_beams: integer.min(1).nullish(),
+  best_of: integer.min(1).max(beamsMax).nullish(),
+  num_beams: integer.min(1).max(beamsMax).nullish(),
   use_beam_search: z.boolean().nullish(),
+  length_penalty: z.number().min(-lengthPenaltyMax).max(lengthPenaltyMax).nullish(),
+  early_stopping: z.union([z.boolean(), z.literal('never')], { error: 'must be true, false or "never"' }).nullish(),
   stop: z.union([stop, z.array(stop).max(stopsMax, `at most ${stopsMax} stop strings`)], {
     error: `must be a string or a list of at most ${stopsMax} strings, each of 1 to ${stopCharactersMax} characters`,
   }),

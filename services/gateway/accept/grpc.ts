@@ -20,6 +20,9 @@ import { textOf } from './text.ts'
 const decimal = (value: number | undefined): number | undefined =>
   value === undefined ? undefined : Number(value.toPrecision(7))
 
+/** The value that JSON has; what is no such name is left for the checks to refuse. */
+const earlyStopping = (name: string | undefined): unknown => (name === 'true' ? true : name === 'false' ? false : name)
+
 const workOf = (served: Served, request: GenerateRequest__Output): Work => {
   if (request.prompt === undefined && !request.prompt_ids)
     throw invalid('The input is missing: set prompt or prompt_ids.', 'prompt')
@@ -43,6 +46,9 @@ const workOf = (served: Served, request: GenerateRequest__Output): Work => {
     ignore_eos: request.ignore_eos,
     logprobs: request.logprobs,
     logits_sha256: request.logits_sha256,
+    num_beams: request.num_beams,
+    length_penalty: decimal(request.length_penalty),
+    early_stopping: earlyStopping(request.early_stopping),
   }
   return acceptCompletion(served, body, `gen-${randomUUID()}`, null)
 }

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { Code, invalid, MeshError } from '../../../shared/errors.ts'
 import type { GenerationRequest, Sampling } from '../sequence.ts'
+import { checkBeamRoom, searchOf } from './beams.ts'
 import { type ChatBody, type CompletionBody, chatBody, checked, choicesMax, completionBody } from './fields.ts'
 import { checkVocabulary, type Prompt, promptOfText, promptsOf } from './prompt.ts'
 import { type Chat, requireModel, type Served } from './served.ts'
@@ -81,7 +82,7 @@ const maxTokensOf = (served: Served, body: Body, prompt: Prompt, tokensDefault: 
 
 const checkChoices = (body: Body, prompts: number): number => {
   const n = body.n ?? 1
-  if (body.best_of && body.best_of !== n)
+  if (body.best_of && body.best_of !== n && !body.use_beam_search)
     throw invalid('best_of is not supported unless it equals n: leave it out.', 'best_of')
   if (prompts * n > choicesMax)
     throw invalid(`${prompts} prompts with n = ${n} are more than ${choicesMax} choices: send several requests.`, 'n')
@@ -96,8 +97,6 @@ const stopsOf = (served: Served, body: Body): readonly string[] => {
 }
 
 const checkUnsupported = (body: Body): void => {
-  const beams = body.use_beam_search ? 'use_beam_search' : (body.num_beams ?? 1) > 1 ? 'num_beams' : null
-  if (beams) throw invalid(`${beams} is not supported, for there is no beam search: leave it out.`, beams)
   const format = body.response_format?.type ?? 'text'
   if (format !== 'text')
     throw invalid(
@@ -116,6 +115,7 @@ const workOf = (served: Served, body: Body, prompts: readonly Prompt[], kind: Ki
   checkUnsupported(body)
   const n = checkChoices(body, prompts.length)
   const sampling = samplingOf(served, body)
+  const search = searchOf(served, body)
   const stopIds = body.stop_token_ids ?? []
   checkVocabulary(served, stopIds, 'stop_token_ids')
   const choices = prompts.flatMap((prompt) => Array.from({ length: n }, (_, choice) => ({ prompt, choice })))
@@ -124,7 +124,7 @@ const workOf = (served: Served, body: Body, prompts: readonly Prompt[], kind: Ki
     const minTokens = body.min_tokens ?? 0
     if (minTokens > maxTokens)
       throw invalid(`min_tokens is ${minTokens}, more than the ${maxTokens} tokens there may be.`, 'min_tokens')
-    return {
+    const request = {
       id: choices.length === 1 ? kind.id : `${kind.id}-${at}`,
       model: served.name,
       ...inputOf(served, prompt),
@@ -133,11 +133,14 @@ const workOf = (served: Served, body: Body, prompts: readonly Prompt[], kind: Ki
       minTokens,
       stopIds: [...new Set([...(body.ignore_eos ? [] : served.config.eos), ...stopIds])],
       sampling,
+      search,
       choice,
       logprobs: kind.logprobs,
       promptLogprobs: kind.promptLogprobs,
       digest: body.logits_sha256 ?? false,
     }
+    checkBeamRoom(served, request)
+    return request
   })
   return {
     id: kind.id,

@@ -3,6 +3,8 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { Code, MeshError } from '../../../shared/errors.ts'
 import type { ModelConfig, Precision } from '../../../shared/model/config.ts'
+import type { BeamSettings } from '../sequence.ts'
+import { beamsMax, lengthPenaltyMax } from './fields.ts'
 
 /** What the API needs of a tokenizer. */
 export type Tokens = {
@@ -22,12 +24,24 @@ export type Chat = {
   takesTools: boolean
 }
 
+/** What generation_config.json says of how tokens are chosen. */
 export type SamplingDefaults = {
   temperature: number
   topP: number
   topK: number
   minP: number
   repetitionPenalty: number
+  /** 1: no search. */
+  beams: number
+} & Omit<BeamSettings, 'beams'>
+
+/** What the engine has room for. */
+export type Room = {
+  /** Sequences at a time; each beam of a search counts. */
+  sequences: number
+  cacheBlocks: number
+  /** Tokens of a block. */
+  blockRows: number
 }
 
 /** The one model a gateway serves, as the API sees it. */
@@ -42,6 +56,7 @@ export type Served = {
   created: number
   config: Pick<ModelConfig, 'family' | 'vocabulary' | 'contextLength' | 'encoder' | 'eos'>
   defaults: SamplingDefaults
+  room: Room
   /** null: the model is served by token ids alone. */
   tokenizer: Tokens | null
   chat: Chat | null
@@ -54,6 +69,9 @@ const generationConfig = z.object({
   top_k: z.int().min(0).nullish(),
   min_p: z.number().min(0).max(1).nullish(),
   repetition_penalty: z.number().positive().nullish(),
+  num_beams: z.int().min(1).max(beamsMax).nullish(),
+  length_penalty: z.number().min(-lengthPenaltyMax).max(lengthPenaltyMax).nullish(),
+  early_stopping: z.union([z.boolean(), z.literal('never')]).nullish(),
 })
 
 /** Defaults from a parsed generation_config.json. Its sampling counts only with do_sample; the rest is OpenAI's. */
@@ -71,6 +89,10 @@ export const samplingDefaults = (json: unknown): SamplingDefaults => {
     topK: sampled.top_k ?? 0,
     minP: sampled.min_p ?? 0,
     repetitionPenalty: said.repetition_penalty ?? 1,
+    // A sampling model with beams is sampled from: what transformers does there is another search.
+    beams: said.do_sample ? 1 : (said.num_beams ?? 1),
+    lengthPenalty: said.length_penalty ?? 1,
+    earlyStopping: said.early_stopping ?? false,
   }
 }
 

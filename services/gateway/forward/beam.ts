@@ -1,22 +1,12 @@
 import assert from 'node:assert/strict'
 import { Code, MeshError } from '../../../shared/errors.ts'
-import type { FinishReason, GenerationRequest } from '../sequence.ts'
-import type { Allowed } from './constrain.ts'
+import type { BeamSettings, FinishReason, GenerationRequest } from '../sequence.ts'
+import type { Constraint } from './constrain.ts'
 import { largest, logSoftmax } from './logprob.ts'
 
-export type BeamOptions = Pick<GenerationRequest, 'maxTokens' | 'stopIds'> & {
-  /** B, at least 1. */
-  beams: number
-  /** A finished output's score is Σ log p / length^lengthPenalty: above 0 long ones gain by it, below 0 short ones. */
-  lengthPenalty: number
-  /**
-   * When B outputs have finished, true ends the search. false ends it once the best live beam, were it to end at its present
-   * length, would not beat the worst of them; 'never' reckons with the greatest length instead, where the penalty favours long ones.
-   */
-  earlyStopping: boolean | 'never'
-}
+export type BeamOptions = BeamSettings & Pick<GenerationRequest, 'maxTokens' | 'stopIds'>
 
-export type Beam = {
+export type Hypothesis = {
   output: readonly number[]
   /** By output token, the place among the live beams of that step whose logits it was chosen from; the last is the parent. */
   places: readonly number[]
@@ -25,14 +15,14 @@ export type Beam = {
 }
 
 /** Its length counts generated tokens, the one that ends it included. */
-export type Hypothesis = Beam & { score: number; finish: Extract<FinishReason, 'stop' | 'length'> }
+export type Finished = Hypothesis & { score: number; finish: Extract<FinishReason, 'stop' | 'length'> }
 
 /** One request's search between two steps. Plain data. */
 export type Search = {
   /** At most B, best first; all outputs are of one length. */
-  live: readonly Beam[]
+  live: readonly Hypothesis[]
   /** At most B, best first. */
-  finished: readonly Hypothesis[]
+  finished: readonly Finished[]
   done: boolean
 }
 
@@ -44,7 +34,8 @@ export const startSearch = (): Search => ({
 })
 
 /**
- * The search after one more token; rows: logits [V] of every live beam, in order. A pure function of its arguments.
+ * The search after one more token; rows: logits [V] of every live beam, in order; `allowed` is what may follow an output. A pure
+ * function of its arguments.
  *
  * Beam search as GenerationMixin._beam_search of transformers 4.50 and later: of all continuations of live beams the best
  * (1 + stop ids) · B, at least 2 · B, are looked at. Those that end, by a stop id or at maxTokens, are finished if they are among
@@ -56,7 +47,7 @@ export const startSearch = (): Search => ({
 export const advanceSearch = (
   search: Search,
   rows: readonly Float32Array[],
-  allowed: Allowed,
+  allowed: (output: readonly number[]) => Constraint,
   options: BeamOptions,
 ): Search => {
   const { beams, stopIds, maxTokens, lengthPenalty } = options
@@ -64,15 +55,15 @@ export const advanceSearch = (
   assert(beams >= 1 && search.live[0].output.length < maxTokens, 'there is a token to generate')
   const looked = Math.max(2, 1 + stopIds.length) * beams
   const best = search.live
-    .flatMap((beam, place) => continuations(beam, place, rows[place], allowed, looked))
+    .flatMap((beam, place) => continuations(beam, place, rows[place], allowed(beam.output), looked))
     .sort((a, b) => b.sum - a.sum)
     .slice(0, looked)
   const length = search.live[0].output.length + 1
-  const finishOf = ({ output }: Beam): Hypothesis['finish'] | null => {
+  const finishOf = ({ output }: Hypothesis): Finished['finish'] | null => {
     if (stopIds.includes(output[length - 1])) return 'stop'
     return length >= maxTokens ? 'length' : null
   }
-  const ended = best.slice(0, beams).flatMap((beam): Hypothesis[] => {
+  const ended = best.slice(0, beams).flatMap((beam): Finished[] => {
     const finish = finishOf(beam)
     return finish ? [{ ...beam, score: beam.sum / length ** lengthPenalty, finish }] : []
   })
@@ -88,21 +79,21 @@ export const advanceSearch = (
 }
 
 /** The best output so far; once the search is done, the answer. */
-export const bestOutput = ({ finished }: Search): Hypothesis => {
+export const bestOutput = ({ finished }: Search): Finished => {
   assert(finished.length > 0, 'a search that is done has a finished output')
   return finished[0]
 }
 
 /** The likeliest continuations of one beam, at most `count`. */
 const continuations = (
-  { output, places, sum }: Beam,
+  { output, places, sum }: Hypothesis,
   place: number,
   logits: Float32Array,
-  { forced, banned }: Allowed,
+  { forced, banned }: Constraint,
   count: number,
-): Beam[] => {
+): Hypothesis[] => {
   const logprob = logSoftmax(logits) // Refuses NaN, whatever is forced.
-  const follow = (id: number, more: number): Beam => ({
+  const follow = (id: number, more: number): Hypothesis => ({
     output: [...output, id],
     places: [...places, place],
     sum: sum + more,
@@ -116,7 +107,7 @@ const continuations = (
 }
 
 /** Whether B finished outputs are enough. */
-const settled = (best: Beam, finished: readonly Hypothesis[], options: BeamOptions): boolean => {
+const settled = (best: Hypothesis, finished: readonly Finished[], options: BeamOptions): boolean => {
   const { earlyStopping, lengthPenalty, maxTokens } = options
   if (earlyStopping === true) return true
   const length = earlyStopping === 'never' && lengthPenalty > 0 ? maxTokens : best.output.length

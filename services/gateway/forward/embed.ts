@@ -10,8 +10,8 @@ export type EmbedSessions = {
 
 /** ids of the batch → h [T,H]. */
 export const embed = async (config: ModelConfig, sessions: EmbedSessions, batch: Batch): Promise<Float32Array> => {
-  const ids = batch.spans.flatMap(({ sequence, begin, end }) =>
-    idsOf(batch, sequence.request.source, sequence.ids).slice(begin, end),
+  const ids = batch.spans.flatMap(({ sequence, beam, begin, end }) =>
+    idsOf(batch, sequence.request.source, beam.ids).slice(begin, end),
   )
   const { h } = await sessions.embed.run({ ids: int64(ids) })
   const place = batch.stack === 'encoder' ? sessions.place.encoder : sessions.place.decoder

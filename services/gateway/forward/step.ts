@@ -55,7 +55,12 @@ export type StepResult = { batch: Batch; logits: Float32Array }
  */
 export const encode = async (forward: Forward, sequences: readonly Sequence[], signal: AbortSignal): Promise<Batch> => {
   const { config, cache, source } = forward
-  const spans = sequences.map((sequence) => ({ sequence, begin: 0, end: sequence.request.source.length }))
+  const spans = sequences.map((sequence) => ({
+    sequence,
+    beam: sequence.beams[0],
+    begin: 0,
+    end: sequence.request.source.length,
+  }))
   const batch = makeBatch(spans, forward.rope, 'encoder')
   const layers = config.encoder?.layers ?? 0
   let h = await embed(config, forward.embed, batch) // [T,H]

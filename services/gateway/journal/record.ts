@@ -2,9 +2,10 @@ import type { EngineEvent, GenerationRequest, TokenLogprob } from '../sequence.t
 
 /** Requests and events as JSON, for stores outside this process. What is read back equals what was written, to the bit. */
 
-type StoredRequest = Omit<GenerationRequest, 'sampling' | 'source'> & {
-  /** Absent from what was stored before there were encoder–decoders: a queue outlives a gateway's update. */
+type StoredRequest = Omit<GenerationRequest, 'sampling' | 'source' | 'search'> & {
+  /** Absent from what was stored before there were encoder–decoders and beams: a queue outlives a gateway's update. */
   source?: readonly number[]
+  search?: GenerationRequest['search']
   sampling: Omit<GenerationRequest['sampling'], 'seed' | 'logitBias'> & { seed: string; logitBias: [number, number][] }
 }
 
@@ -21,6 +22,7 @@ export const unpackRequest = (stored: StoredRequest): GenerationRequest => {
   return {
     ...stored,
     source: stored.source ?? [],
+    search: stored.search ?? null,
     sampling: { ...sampling, seed: BigInt(sampling.seed), logitBias: new Map(sampling.logitBias) },
   }
 }

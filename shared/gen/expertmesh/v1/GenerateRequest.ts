@@ -23,6 +23,9 @@ export interface GenerateRequest {
   'ignore_eos'?: (boolean);
   'logprobs'?: (number);
   'logits_sha256'?: (boolean);
+  'num_beams'?: (number);
+  'length_penalty'?: (number | string);
+  'early_stopping'?: (string);
   'input'?: "prompt"|"prompt_ids";
   '_temperature'?: "temperature";
   '_top_p'?: "top_p";
@@ -33,6 +36,9 @@ export interface GenerateRequest {
   '_presence_penalty'?: "presence_penalty";
   '_frequency_penalty'?: "frequency_penalty";
   '_logprobs'?: "logprobs";
+  '_num_beams'?: "num_beams";
+  '_length_penalty'?: "length_penalty";
+  '_early_stopping'?: "early_stopping";
 }
 
 export interface GenerateRequest__Output {
@@ -55,6 +61,9 @@ export interface GenerateRequest__Output {
   'ignore_eos': (boolean);
   'logprobs'?: (number);
   'logits_sha256': (boolean);
+  'num_beams'?: (number);
+  'length_penalty'?: (number);
+  'early_stopping'?: (string);
   'input'?: "prompt"|"prompt_ids";
   '_temperature'?: "temperature";
   '_top_p'?: "top_p";
@@ -65,4 +74,7 @@ export interface GenerateRequest__Output {
   '_presence_penalty'?: "presence_penalty";
   '_frequency_penalty'?: "frequency_penalty";
   '_logprobs'?: "logprobs";
+  '_num_beams'?: "num_beams";
+  '_length_penalty'?: "length_penalty";
+  '_early_stopping'?: "early_stopping";
 }

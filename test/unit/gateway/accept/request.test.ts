@@ -178,7 +178,16 @@ describe('sampling', () => {
 
   it('follows generation_config.json only where it samples', () => {
     const config = { temperature: 0.7, top_p: 0.8, top_k: 5, repetition_penalty: 1.1 }
-    const plain = { temperature: 1, topP: 1, topK: 0, minP: 0, repetitionPenalty: 1.1 }
+    const plain = {
+      temperature: 1,
+      topP: 1,
+      topK: 0,
+      minP: 0,
+      repetitionPenalty: 1.1,
+      beams: 1,
+      lengthPenalty: 1,
+      earlyStopping: false,
+    }
     expect(samplingDefaults(config)).toEqual(plain)
     expect(samplingDefaults({ ...config, do_sample: true })).toEqual({ ...plain, temperature: 0.7, topP: 0.8, topK: 5 })
     expect(refusal(() => samplingDefaults({ temperature: 'hot' })).message).toContain('temperature')
@@ -230,12 +239,6 @@ describe('choices', () => {
   it('are not picked from more', () => {
     expect(complete({ n: 2, best_of: 2 }).requests).toHaveLength(2)
     expect(refusal(() => complete({ best_of: 2 }))).toMatchObject({ param: 'best_of' })
-  })
-
-  it('are not beams', () => {
-    expect(complete({ num_beams: 1, use_beam_search: false }).requests).toHaveLength(1)
-    expect(refusal(() => complete({ num_beams: 2 }))).toMatchObject({ param: 'num_beams' })
-    expect(refusal(() => chat({ use_beam_search: true }))).toMatchObject({ param: 'use_beam_search' })
   })
 })
 

@@ -1,26 +1,41 @@
 import assert from 'node:assert/strict'
 import { describe, expect, it } from 'vitest'
-import { advance, type Limits, type Plan, type Span, schedule } from '../../../../services/gateway/batch/schedule.ts'
-import type { GenerationRequest, Sequence } from '../../../../services/gateway/sequence.ts'
+import {
+  advance,
+  type Limits,
+  type Plan,
+  type Span,
+  schedule,
+  seatsOf,
+} from '../../../../services/gateway/batch/schedule.ts'
+import type { Beam, BeamSettings, GenerationRequest, Sequence } from '../../../../services/gateway/sequence.ts'
 import { seeded } from '../../../support/random.ts'
 
 const blockRows = 128
 const blocksFor = (tokens: number): number => Math.ceil(tokens / blockRows)
 const limits: Limits = { chunk: 64, maxSequences: 8, maxBatchTokens: 100 }
 
-const sequence = (id: string, tokens: number, cached = 0, source = 0): Sequence => ({
-  request: { id, source: Array.from({ length: source }, (_, i) => i) as readonly number[] } as GenerationRequest,
-  ids: Array.from({ length: tokens }, (_, i) => i),
-  cached,
+const ascending = (length: number): number[] => Array.from({ length }, (_, i) => i)
+
+/** A sequence, or a search with so many beams of which `live` go on. */
+const sequence = (id: string, tokens: number, cached = 0, source = 0, beams = 1, live = 1): Sequence => ({
+  request: {
+    id,
+    source: ascending(source) as readonly number[],
+    search: beams > 1 ? ({ beams } as BeamSettings) : null,
+  } as GenerationRequest,
+  beams: ascending(live).map((at) => ({ id: `${id}${at}`, ids: ascending(tokens), cached })),
+  search: null,
   status: 'waiting',
   arrival: 0,
 })
+const search = (id: string, tokens: number, beams: number, live: number): Sequence =>
+  sequence(id, tokens, tokens - 1, 0, beams, live)
 
 /** A cache that holds what the running sequences need so far. */
 const counts = (running: readonly Sequence[], totalBlocks: number) => {
-  const held = (id: string): number => blocksFor(running.find(({ request }) => request.id === id)?.cached ?? 0)
-  const used = running.reduce((sum, { request }) => sum + held(request.id), 0)
-  return { freeBlocks: totalBlocks - used, held, blocksFor }
+  const held = ({ beams }: Sequence): number => beams.reduce((sum, { cached }) => sum + blocksFor(cached), 0)
+  return { freeBlocks: totalBlocks - running.reduce((sum, one) => sum + held(one), 0), held, blocksFor }
 }
 
 const plan = (running: Sequence[], waiting: Sequence[], totalBlocks = 100, changed: Partial<Limits> = {}): Plan =>
@@ -98,17 +113,30 @@ describe('schedule', () => {
 describe('advance', () => {
   it('moves a row up to the tokens found in the cache', () => {
     const opened = sequence('a', 200)
-    const row = { sequence: opened, begin: 0, end: 64 }
+    const [beam] = opened.beams
+    const row = { sequence: opened, beam, begin: 0, end: 64 }
     expect(spans([advance(row)])).toBe('a[0,64)')
-    opened.cached = 100
+    beam.cached = 100
     expect(spans([advance(row)])).toBe('a[100,164)')
-    opened.cached = 199
+    beam.cached = 199
     expect(spans([advance(row)])).toBe('a[199,200)')
   })
 })
 
 const written = ({ fail, preempt, admit, rows }: Plan): string =>
   [names(fail), names(preempt), names(admit), spans(rows)].join('|')
+
+const lengthOf = ({ beams }: Sequence): number => beams[0].ids.length
+
+/** Goes on with so many beams, each a token longer. */
+function branch(run: Sequence, blocks: Map<Beam, number>, live: number): void {
+  const kept = run.beams.slice(0, live)
+  for (const beam of run.beams.slice(live)) blocks.delete(beam)
+  const children = ascending(live - kept.length).map((): Beam => ({ ...kept[0], ids: [...kept[0].ids] }))
+  for (const child of children) blocks.set(child, blocksFor(child.cached))
+  run.beams = [...kept, ...children]
+  for (const { ids } of run.beams) ids.push(0)
+}
 
 /** Plays the engine over counts alone: prompts arrive, plans are carried out, each decode row adds a token. */
 function simulate(seed: number): void {
@@ -117,18 +145,20 @@ function simulate(seed: number): void {
   const drawn: Limits = { chunk: 1 + random(200), maxSequences: 1 + random(8), maxBatchTokens: 1 + random(300) }
   const goals = new Map<Sequence, number>()
   const arriving = Array.from({ length: 1 + random(12) }, (_, arrival) => {
-    const made = { ...sequence(`s${arrival}`, 1 + random(random(4) === 0 ? 1800 : 300)), arrival }
-    goals.set(made, made.ids.length + 1 + random(200))
+    const beams = random(4) === 0 ? 1 + random(5) : 1
+    const made = { ...sequence(`s${arrival}`, 1 + random(random(4) === 0 ? 1800 : 300), 0, 0, beams), arrival }
+    goals.set(made, lengthOf(made) + 1 + random(200))
     return made
   })
-  const blocks = new Map<string, number>()
+  const blocks = new Map<Beam, number>()
+  const held = ({ beams }: Sequence): number => beams.reduce((sum, beam) => sum + (blocks.get(beam) ?? 0), 0)
   const freeBlocks = (): number => totalBlocks - [...blocks.values()].reduce((sum, n) => sum + n, 0)
   let waiting: Sequence[] = []
   let running: Sequence[] = []
   let stepsLeft = 0
 
   const leave = (gone: Sequence): void => {
-    blocks.delete(gone.request.id)
+    for (const beam of gone.beams) blocks.delete(beam)
     running = running.filter((other) => other !== gone)
     waiting = waiting.filter((other) => other !== gone)
   }
@@ -146,34 +176,39 @@ function simulate(seed: number): void {
       waiting: [...waiting],
       running: [...running],
       limits: drawn,
-      cache: { freeBlocks: freeBlocks(), held: (id: string) => blocks.get(id) ?? 0, blocksFor },
+      cache: { freeBlocks: freeBlocks(), held, blocksFor },
     }
     const decided = schedule(state)
     if (random(20) === 0) assert.equal(written(schedule(state)), written(decided))
     check(decided, state, totalBlocks)
 
     for (const gone of decided.fail) {
-      assert(blocksFor(gone.ids.length) > totalBlocks)
+      const places = Math.min(drawn.maxSequences, drawn.maxBatchTokens)
+      assert(seatsOf(gone) * blocksFor(lengthOf(gone)) > totalBlocks || seatsOf(gone) > places)
       leave(gone)
     }
     for (const latest of decided.preempt) {
       leave(latest)
-      latest.cached = 0
+      latest.beams = [{ ...latest.beams[0], cached: 0 }]
       waiting.unshift(latest)
     }
     for (const admitted of decided.admit) {
       assert.equal(waiting.shift(), admitted)
       running.push(admitted)
-      if (random(3) === 0) admitted.cached = random(admitted.ids.length)
-      blocks.set(admitted.request.id, blocksFor(admitted.cached))
+      const [beam] = admitted.beams
+      if (random(3) === 0) beam.cached = random(beam.ids.length)
+      blocks.set(beam, blocksFor(beam.cached))
     }
-    for (const { sequence: run, begin, end } of decided.rows.map(advance)) {
-      assert(begin === run.cached && end > begin)
-      blocks.set(run.request.id, blocksFor(end))
-      run.cached = end
-      if (end < run.ids.length) continue
-      run.ids.push(0)
-      if (run.ids.length > goals.get(run)!) leave(run)
+    for (const { beam, begin, end } of decided.rows.map(advance)) {
+      assert(begin === beam.cached && end > begin)
+      blocks.set(beam, blocksFor(end))
+      beam.cached = end
+    }
+    for (const run of new Set(decided.rows.map((row) => row.sequence))) {
+      if (run.beams[0].cached < lengthOf(run)) continue
+      assert(run.beams.every(({ cached }) => cached === lengthOf(run)))
+      branch(run, blocks, 1 + random(seatsOf(run)))
+      if (lengthOf(run) > goals.get(run)!) leave(run)
     }
     assert(freeBlocks() >= 0)
   }
@@ -184,15 +219,16 @@ type State = { waiting: Sequence[]; running: Sequence[]; limits: Limits }
 /** What holds of every single plan. */
 function check({ fail, preempt, admit, rows }: Plan, { waiting, running, limits }: State, totalBlocks: number): void {
   const kept = running.filter((one) => !fail.includes(one) && !preempt.includes(one))
-  const left = ({ ids, cached }: Sequence): number => ids.length - cached
+  const left = ({ beams: [{ ids, cached }] }: Sequence): number => ids.length - cached
+  const seats = [...kept, ...admit].reduce((sum, one) => sum + seatsOf(one), 0)
   const tokens = rows.reduce((sum, { begin, end }) => sum + end - begin, 0)
-  const decoding = kept.filter((one) => left(one) === 1)
-  const entitled = [...kept, ...admit].reduce((sum, { ids }) => sum + blocksFor(ids.length), 0)
+  const decoding = kept.filter((one) => left(one) === 1).flatMap(({ beams }) => beams)
+  const blocksOf = (one: Sequence): number => seatsOf(one) * blocksFor(lengthOf(one))
+  const entitled = [...kept, ...admit].reduce((sum, one) => sum + blocksOf(one), 0)
 
   assert(entitled <= totalBlocks)
-  assert(tokens <= limits.maxBatchTokens && kept.length + admit.length <= limits.maxBatchTokens)
-  assert(kept.length + admit.length <= limits.maxSequences)
-  assert(decoding.every((one, i) => rows[i].sequence === one))
+  assert(tokens <= limits.maxBatchTokens && seats <= Math.min(limits.maxSequences, limits.maxBatchTokens))
+  assert(decoding.every((beam, i) => rows[i].beam === beam))
   const oneToken = rows.map((row) => left(row.sequence) === 1)
   assert(oneToken.lastIndexOf(true) < oneToken.concat(false).indexOf(false))
   for (const { begin, end } of rows) assert(end - begin <= limits.chunk)
@@ -212,8 +248,8 @@ function check({ fail, preempt, admit, rows }: Plan, { waiting, running, limits 
   const full =
     preempt.length > 0 ||
     tokens === limits.maxBatchTokens ||
-    kept.length + admit.length === limits.maxSequences ||
-    (next && entitled + blocksFor(next.ids.length) > totalBlocks)
+    (next && seats + seatsOf(next) > Math.min(limits.maxSequences, limits.maxBatchTokens)) ||
+    (next && entitled + blocksOf(next) > totalBlocks)
   assert(next === undefined || full)
 }
 
@@ -228,7 +264,7 @@ describe('a source', () => {
 
   it('takes rows of the step that admits it, and of no other', () => {
     expect(names(plan([], waiting).admit)).toBe('a b')
-    const running = waiting.slice(0, 2).map((one) => Object.assign({ ...one }, { cached: 0 }))
+    const running = waiting.slice(0, 2)
     expect(names(plan(running, waiting.slice(2)).admit)).toBe('c')
   })
 
@@ -243,5 +279,30 @@ describe('a source', () => {
     expect(names(plan([], waiting, 3).admit)).toBe('a')
     expect(names(plan([], [sequence('large', 1, 0, 400)], 4).fail)).toBe('large')
     expect(names(plan([], [sequence('large', 1, 0, 400)], 5).admit)).toBe('large')
+  })
+})
+
+describe('a search', () => {
+  it('runs a row of every live beam, and its prompt once', () => {
+    expect(plan([search('a', 10, 4, 3)], []).rows.map(({ beam }) => beam.id)).toEqual(['a0', 'a1', 'a2'])
+    expect(plan([], [sequence('a', 10, 0, 0, 4)]).rows.map(({ beam }) => beam.id)).toEqual(['a0'])
+  })
+
+  it('takes the seats and blocks of all beams that it may come to have', () => {
+    const waiting = [sequence('a', 10, 0, 0, 4), sequence('b', 10, 0, 0, 4), sequence('c', 10)]
+    expect(names(plan([], waiting).admit)).toBe('a b')
+    expect(names(plan([], waiting, 100, { maxSequences: 7 }).admit)).toBe('a')
+    expect(names(plan([], waiting, 100, { maxSequences: 9 }).admit)).toBe('a b c')
+    expect(names(plan([], waiting, 7, { maxSequences: 9 }).admit)).toBe('a')
+  })
+
+  it('is preempted as one', () => {
+    const running = [sequence('a', 129, 128), search('b', 128, 3, 2)]
+    expect(names(plan(running, [], 4).preempt)).toBe('b')
+  })
+
+  it('fails where its beams are more than a step has places or the cache has room', () => {
+    expect(names(plan([], [sequence('a', 10, 0, 0, 9)]).fail)).toBe('a')
+    expect(names(plan([], [sequence('a', 10, 0, 0, 4)], 3).fail)).toBe('a')
   })
 })

@@ -6,14 +6,14 @@ import {
   type Search,
   startSearch,
 } from '../../../../services/gateway/forward/beam.ts'
-import type { Allowed } from '../../../../services/gateway/forward/constrain.ts'
+import type { Constraint } from '../../../../services/gateway/forward/constrain.ts'
 import { constrain } from '../../../../services/gateway/forward/constrain.ts'
 import { argmax } from '../../../../services/gateway/forward/logprob.ts'
 import { Code } from '../../../../shared/errors.ts'
 import { seeded } from '../../../support/random.ts'
 
 type Model = (output: readonly number[]) => Float32Array
-type Limit = (generated: number) => Allowed
+type Limit = (generated: number) => Constraint
 
 const anything: Limit = () => ({ forced: null, banned: [] })
 
@@ -30,7 +30,7 @@ const searches = (model: Model, options: BeamOptions, limit = anything): Search[
   while (!all.at(-1)!.done) {
     const search = all.at(-1)!
     const rows = search.live.map(({ output }) => model(output))
-    all.push(advanceSearch(search, rows, limit(search.live[0].output.length), options))
+    all.push(advanceSearch(search, rows, ({ length }) => limit(length), options))
   }
   return all
 }
@@ -40,7 +40,7 @@ const logSoftmax = (logits: readonly number[]): number[] => {
   return logits.map((logit) => logit - Math.log(total))
 }
 
-const processed = (logits: Float32Array, { forced, banned }: Allowed): number[] =>
+const processed = (logits: Float32Array, { forced, banned }: Constraint): number[] =>
   logSoftmax([...logits]).map((value, id) => {
     if (forced !== null) return id === forced ? 0 : -Infinity
     return banned.includes(id) ? -Infinity : value
@@ -115,6 +115,8 @@ describe('beam search', () => {
       const [plain, eager] = [modelOf(seed, 14 + below(8), [1, 4, 12][below(3)]), below(4)]
       const model: Model = (output) => plain(output).map((logit, id) => (id === 0 ? logit + eager : logit))
       const encoder = {
+        layers: 1,
+        start: 0,
         forcedFirst: below(3) ? null : 5,
         forcedLast: below(3) ? null : 0,
         suppressed: below(2) ? [1] : [],
@@ -200,18 +202,18 @@ describe('beam search', () => {
 
   it('keeps a stop out of the answers that is not among the best B, and goes on without it', () => {
     const options: BeamOptions = { beams: 1, lengthPenalty: 0, earlyStopping: true, maxTokens: 9, stopIds: [1] }
-    const search = advanceSearch(startSearch(), [Float32Array.of(2, 1, 0)], anything(0), options)
+    const search = advanceSearch(startSearch(), [Float32Array.of(2, 1, 0)], () => anything(0), options)
     expect(search).toMatchObject({ live: [{ output: [0] }], finished: [], done: false })
   })
 
   it('drops what has no probability, and ends when nothing is left to go on with', () => {
     const options: BeamOptions = { beams: 3, lengthPenalty: 1, earlyStopping: false, maxTokens: 9, stopIds: [1] }
-    const start = advanceSearch(startSearch(), [Float32Array.of(0, -Infinity, 1)], anything(0), options)
+    const start = advanceSearch(startSearch(), [Float32Array.of(0, -Infinity, 1)], () => anything(0), options)
     expect(start.live.map(({ output }) => output)).toEqual([[2], [0]])
     const end = advanceSearch(
       start,
       [0, 1].map(() => Float32Array.of(-Infinity, 5, -Infinity)),
-      anything(1),
+      () => anything(1),
       options,
     )
     expect(end).toMatchObject({ live: [], done: true, finished: [{ output: [2, 1] }, { output: [0, 1] }] })
@@ -220,8 +222,8 @@ describe('beam search', () => {
   it('refuses logits that mean nothing, and a position at which nothing may come', () => {
     const options: BeamOptions = { beams: 2, lengthPenalty: 1, earlyStopping: false, maxTokens: 9, stopIds: [] }
     const inner = expect.objectContaining({ code: Code.INTERNAL })
-    const advance = (allowed: Allowed, ...logits: number[]) =>
-      advanceSearch(startSearch(), [Float32Array.from(logits)], allowed, options)
+    const advance = (allowed: Constraint, ...logits: number[]) =>
+      advanceSearch(startSearch(), [Float32Array.from(logits)], () => allowed, options)
     expect(() => advance(anything(0), 1, Number.NaN)).toThrow(inner)
     expect(() => advance({ forced: 0, banned: [] }, 1, Infinity)).toThrow(inner)
     expect(() => advance({ forced: null, banned: [0, 1] }, 1, 1)).toThrow(inner)
@@ -231,7 +233,7 @@ describe('beam search', () => {
   it('leaves its arguments as they are and survives a copy', () => {
     const options: BeamOptions = { beams: 2, lengthPenalty: 1, earlyStopping: false, maxTokens: 9, stopIds: [2] }
     const row = Float32Array.of(3, 2, 1)
-    const allowed = { forced: null, banned: [0] }
+    const allowed = () => ({ forced: null, banned: [0] })
     const start = startSearch()
     const once = advanceSearch(start, [row], allowed, options)
     expect([...row]).toEqual([3, 2, 1])
