@@ -178,16 +178,8 @@ describe('sampling', () => {
 
   it('follows generation_config.json only where it samples', () => {
     const config = { temperature: 0.7, top_p: 0.8, top_k: 5, repetition_penalty: 1.1 }
-    const plain = {
-      temperature: 1,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      repetitionPenalty: 1.1,
-      beams: 1,
-      lengthPenalty: 1,
-      earlyStopping: false,
-    }
+    const search = { beams: 1, lengthPenalty: 1, earlyStopping: false }
+    const plain = { temperature: 1, topP: 1, topK: 0, minP: 0, repetitionPenalty: 1.1, ...search }
     expect(samplingDefaults(config)).toEqual(plain)
     expect(samplingDefaults({ ...config, do_sample: true })).toEqual({ ...plain, temperature: 0.7, topP: 0.8, topK: 5 })
     expect(refusal(() => samplingDefaults({ temperature: 'hot' })).message).toContain('temperature')
