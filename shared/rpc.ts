@@ -26,7 +26,7 @@ const KEEPALIVE_TIME_MS = 10_000
 const KEEPALIVE_TIMEOUT_MS = 5_000
 const MAX_CONCURRENT_STREAMS = 1024
 const RECONNECT_MIN_MS = 100
-const RECONNECT_MAX_MS = 2_000
+const RECONNECT_MAX_MS = 250
 
 export const EXPERT_SERVICE = 'expertmesh.v1.ExpertService'
 export const INFERENCE_SERVICE = 'expertmesh.v1.InferenceService'

@@ -62,12 +62,14 @@ export const startCluster = async (
       throw new MeshError(Code.CANCELLED, 'stopped while starting')
     })
     const cores = coresAllowed()
-    const workers = Array.from({ length: options.workers }, (_, index) =>
-      start('worker', `worker ${index}`, workerFlags(options, index, directory, cores)),
+    const addresses = Array.from({ length: options.workers }, (_, index) => `unix:${directory}/worker-${index}`)
+    const workers = addresses.map((address, index) =>
+      start('worker', `worker ${index}`, workerFlags(options, address, cores)),
     )
-    const addresses = await Promise.race([Promise.all(workers.map(dialled)), cancelled])
+    // At once: it has its own to open, and asks until they answer.
     const gateway = start('gateway', 'gateway', gatewayFlags(options, addresses, cores))
-    const at = await Promise.race([gateway.listening(2), cancelled])
+    const begun = Promise.all(workers.map((worker) => worker.listening(1))).then(() => gateway.listening(2))
+    const at = await Promise.race([begun, cancelled])
     const failed = gateway.ended.then((how) => {
       throw new MeshError(Code.UNAVAILABLE, `the gateway ${how}`)
     })
@@ -87,8 +89,6 @@ export const startCluster = async (
     endProgress()
   }
 }
-
-const dialled = async (worker: Member): Promise<string> => [...(await worker.listening(1)).values()][0]
 
 export const count = (n: number, noun: string): string => `${n} ${noun}${n === 1 ? '' : 's'}`
 

@@ -82,9 +82,9 @@ const flag = (name: string, value: string | number | boolean | undefined): strin
   return value === true ? [`--${name}`] : [`--${name}`, String(value)]
 }
 
-/** Flags of worker `index`, which listens on a socket in `directory`. `cores` is what all workers share. */
-export const workerFlags = (options: ClusterOptions, index: number, directory: string, cores: number): string[] => [
-  ...flag('listen', `unix:${directory}/worker-${index}`),
+/** Flags of one of the workers, which share the cores. */
+export const workerFlags = (options: ClusterOptions, address: string, cores: number): string[] => [
+  ...flag('listen', address),
   ...flag('models', options.model),
   ...flag('cache', options.cache),
   ...flag('device', options.device),

@@ -35,10 +35,11 @@ import { openIntake } from './intake.ts'
 import { openMetrics } from './metrics.ts'
 import { type Fleet, openFleet, spaceOf } from './placement/fleet.ts'
 import { openJoin } from './placement/join.ts'
+import { type Topology, topologyOf } from './placement/locate.ts'
 import { registeredWorkers } from './placement/registry.ts'
 import type { Source } from './placement/roster.ts'
 import { turnPage } from './placement/turn.ts'
-import { connectEngine, type EnginePort, type EngineRoom } from './port.ts'
+import { connectEngine, type EngineListeners, type EnginePort, type EngineRoom } from './port.ts'
 import type { Schedule } from './queue.ts'
 import { openStore, type Store } from './store.ts'
 import { textStream } from './stream/emit.ts'
@@ -54,6 +55,9 @@ const HAND_OVER_LIMIT_MS = 3_000
 /** A conversion that takes longer than this is told of. */
 const PROGRESS_INTERVAL_MS = 2_000
 
+/** Before any worker is known. */
+const nowhere = topologyOf(0, [], [])
+
 export type RunningGateway = { http: string; grpc: string; close(): Promise<void> }
 
 /**
@@ -67,15 +71,10 @@ export const runGateway = async (
 ): Promise<RunningGateway> => {
   const model = await openModel(config.modelDir)
   const hash = await modelHash(model, config.precision, config.cacheDir)
-  const ownClass = await numericClass({ device: 'cpu', threads: config.threads })
   await prepareShards(config, model, log)
   const membership = config.join ? openJoin() : null
   const sources = membership ? [membership.source, ...openRegistry(config, log)] : []
-  const fleet = await openFleet(config, model, { hash, ownClass, log }, sources)
-  const metrics = openMetrics(model.name)
-  metrics.watch(fleet)
-  const engine = await startEngineThread(config, hash, fleet, metrics, log, onDeath)
-  fleet.onTopology(engine.setTopology)
+  const { metrics, engine, ownClass, storing, fleet } = await openParts(config, model, { hash, sources, log, onDeath })
   const { contextLength } = engine.room
   if (contextLength < model.config.contextLength)
     log.warn(
@@ -84,7 +83,7 @@ export const runGateway = async (
   const served = await describe(config, model, { hash, ownClass, room: engine.room })
   await model.close()
 
-  const store = await openStore(config, { modelHash: hash, numericClass: ownClass }, log)
+  const store = await storing
   const onError = (error: unknown): void => log.error(error)
   const intake = openIntake({ ...store, engine, room: config.maxSequences, onError })
   const parts: GenerateParts = {
@@ -119,6 +118,36 @@ export const runGateway = async (
       await fleet.close()
     },
   }
+}
+
+type Beginning = { hash: string; sources: readonly Source[]; log: Logger; onDeath: (error: Error) => void }
+
+/** What takes time to open, side by side. */
+const openParts = async (config: GatewayConfig, model: Model, { hash, sources, log, onDeath }: Beginning) => {
+  const metrics = openMetrics(model.name)
+  let known: Fleet | null = null
+  // Its thread opens the gateway's graphs while this one measures and the workers start.
+  const starting = startEngineThread(config, hash, config.workers.length + sources.length > 0 ? nowhere : null, {
+    onReport: (report) => {
+      metrics.report(report)
+      known?.rebalance?.count(report)
+    },
+    onState: (address, state) => {
+      log.warn({ worker: address, state }, `worker ${address} is ${state}`)
+      known?.judge(address, state)
+    },
+    onDeath,
+  })
+  starting.catch(() => {}) // Awaited below, unless the workers fail first.
+  const ownClass = await numericClass({ device: 'cpu', threads: config.threads })
+  const storing = openStore(config, { modelHash: hash, numericClass: ownClass }, log)
+  storing.catch(() => {})
+  const fleet = await openFleet(config, model, { hash, ownClass, log }, sources)
+  known = fleet
+  metrics.watch(fleet)
+  const engine = await starting
+  fleet.onTopology(engine.setTopology)
+  return { metrics, engine, ownClass, storing, fleet }
 }
 
 /** Resolves when the work is done, or has had its time. */
@@ -182,10 +211,8 @@ const describe = async (
 const startEngineThread = async (
   config: GatewayConfig,
   hash: string,
-  fleet: Fleet,
-  metrics: ReturnType<typeof openMetrics>,
-  log: Logger,
-  onDeath: (error: Error) => void,
+  topology: Topology | null,
+  listeners: EngineListeners,
 ): Promise<EnginePort> => {
   const { modelDir, cacheDir, precision, threads, kvMemoryBytes, maxSequences, token } = config
   const setup = {
@@ -199,19 +226,9 @@ const startEngineThread = async (
     modelHash: hash,
     limits: config,
     dispatch: { timeoutMs: config.layerTimeoutMs, frameBytesMax: config.frameBytesMax },
-    topology: fleet.topology,
+    topology,
   }
-  return connectEngine(new Worker(built('services/gateway/thread.ts'), { workerData: setup }), {
-    onReport: (report) => {
-      metrics.report(report)
-      fleet.rebalance?.count(report)
-    },
-    onState: (address, state) => {
-      log.warn({ worker: address, state }, `worker ${address} is ${state}`)
-      fleet.judge(address, state)
-    },
-    onDeath,
-  })
+  return connectEngine(new Worker(built('services/gateway/thread.ts'), { workerData: setup }), listeners)
 }
 
 const openGrpc = async (

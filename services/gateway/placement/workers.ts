@@ -20,7 +20,7 @@ const MAX_MESSAGE_BYTES = 16 * 2 ** 20
 const ASK_LIMIT_MS = 5_000
 /** Waits between attempts to reach a worker: doubled from the first to the last. */
 const RETRY_FIRST_MS = 50
-const RETRY_LAST_MS = 2_000
+const RETRY_LAST_MS = 100
 
 export type Holdings = {
   /** Experts by model hash. */

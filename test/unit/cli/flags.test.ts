@@ -25,14 +25,14 @@ describe('flags of an in-machine cluster', () => {
   })
 
   test('workers have sockets of their own, see the model and share the cores', () => {
-    const [first, second] = [0, 1].map((index) => workerFlags(least, index, 'dir', 8))
-    expect(first.join(' ')).toBe('--listen unix:dir/worker-0 --models some/model --threads 2')
-    expect(second).toContain('unix:dir/worker-1')
+    const [first, second] = ['unix:a', 'unix:b'].map((address) => workerFlags(least, address, 8))
+    expect(first.join(' ')).toBe('--listen unix:a --models some/model --threads 2')
+    expect(second).toContain('unix:b')
   })
 
   test('more workers than cores have one thread each, and a number given wins', () => {
-    expect(workerFlags(least, 0, 'dir', 2).slice(-2)).toEqual(['--threads', '1'])
-    expect(workerFlags({ ...least, threads: 5 }, 0, 'dir', 2).slice(-2)).toEqual(['--threads', '5'])
+    expect(workerFlags(least, 'unix:a', 2).slice(-2)).toEqual(['--threads', '1'])
+    expect(workerFlags({ ...least, threads: 5 }, 'unix:a', 2).slice(-2)).toEqual(['--threads', '5'])
   })
 })
 
