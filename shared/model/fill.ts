@@ -12,7 +12,7 @@ export type Weights = {
 }
 
 /** Receives each tensor of a part under its name in the graph. */
-export type Put = (name: string, values: Float32Array | Uint8Array) => Promise<void>
+export type Put = (name: string, values: Float32Array | Int8Array) => Promise<void>
 
 /** Reads a part's tensors from the checkpoint, one at a time, and puts them as its graph wants them. */
 export const fillPart = async (model: Weights, part: Part, precision: Precision, put: Put): Promise<void> => {

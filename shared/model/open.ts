@@ -36,7 +36,7 @@ export type Model = {
 }
 
 /** Part of every model hash: shards written in another format are never taken for these. */
-export const SHARD_FORMAT = 1
+export const SHARD_FORMAT = 2
 
 const families: Record<(typeof familyNames)[number], Family> = {
   bart,

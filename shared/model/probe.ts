@@ -179,7 +179,7 @@ const openProbe = async (
   const shard = Buffer.alloc(graph.shardBytes)
   for (const { type, offset, bytes } of graph.weights) {
     const values = wave(type === 'float32' ? bytes / 4 : bytes, offset)
-    const stored = type === 'float32' ? values : Uint8Array.from(values, (v) => 128 + Math.round(v * 127))
+    const stored = type === 'float32' ? values : Int8Array.from(values, (v) => Math.round(v * 127))
     shard.set(new Uint8Array(stored.buffer), offset)
   }
   await writeFile(join(folder, name), shard)
@@ -227,7 +227,7 @@ const checkExact = async (folder: string, options: ProbeOptions): Promise<void> 
   g.output('y', linear(g, inputRows(g, HIDDEN, 'int8'), 'w', HIDDEN, HIDDEN), 'float32', ['T', HIDDEN])
   const shard = Buffer.alloc(g.shardBytes)
   const [weight, scale] = g.weights
-  for (let i = 0; i < weight.bytes; i++) shard[weight.offset + i] = noise(i) < 0.2 ? 255 : 1
+  for (let i = 0; i < weight.bytes; i++) shard[weight.offset + i] = noise(i) < 0.2 ? 127 : 129
   for (let i = 0; i < HIDDEN; i++) shard.writeFloatLE(127, scale.offset + 4 * i)
   await writeFile(join(folder, 'exact'), shard)
   const session = await openSession(g, { folder, shard: 'exact', ...options })
@@ -236,7 +236,7 @@ const checkExact = async (folder: string, options: ProbeOptions): Promise<void> 
   await session.close()
   for (let column = 0; column < HIDDEN; column++) {
     let sum = 0
-    for (let i = 0; i < HIDDEN; i++) sum += (x[i] - 128) * (shard[weight.offset + i * HIDDEN + column] - 128)
+    for (let i = 0; i < HIDDEN; i++) sum += (x[i] - 128) * shard.readInt8(weight.offset + i * HIDDEN + column)
     if (Math.abs((y.data as Float32Array)[column] - sum) <= Math.abs(sum) * 1e-5) continue
     throw new MeshError(Code.FAILED_PRECONDITION, 'int8 products are not exact on this processor; use --precision fp32')
   }

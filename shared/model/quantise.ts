@@ -16,18 +16,17 @@ export const transpose = (matrix: Float32Array, rows: number, columns: number): 
   return turned
 }
 
-/** The largest magnitude a quantised weight takes, on either side of ZERO. */
+/** The largest magnitude a quantised weight takes. */
 const LEVELS = 127
-const ZERO = 128
 /** The smallest normal fp32 number: a scale below it has so few digits left that quotients by it leave the levels. */
 const SMALLEST_SCALE = 2 ** -126
 
-/** Quantises each output channel by its largest magnitude: weight [in,out] uint8 around 128, scale [out]; w ≈ (q − 128) · scale. */
+/** Quantises each output channel by its largest magnitude: weight [in,out] int8, scale [out]; w ≈ q · scale. */
 export const quantiseMatrix = (
   matrix: Float32Array,
   out: number,
   width: number,
-): { weight: Uint8Array; scale: Float32Array } => {
+): { weight: Int8Array; scale: Float32Array } => {
   const scale = new Float32Array(out)
   const inverse = new Float64Array(out)
   for (let r = 0; r < out; r++) {
@@ -36,13 +35,13 @@ export const quantiseMatrix = (
     scale[r] = largest / LEVELS < SMALLEST_SCALE ? 0 : largest / LEVELS
     inverse[r] = scale[r] > 0 ? 1 / scale[r] : 0
   }
-  const weight = new Uint8Array(matrix.length)
+  const weight = new Int8Array(matrix.length)
   for (let top = 0; top < out; top += TILE) {
     const bottom = Math.min(out, top + TILE)
     for (let left = 0; left < width; left += TILE) {
       const right = Math.min(width, left + TILE)
       for (let r = top; r < bottom; r++)
-        for (let c = left; c < right; c++) weight[c * out + r] = Math.round(matrix[r * width + c] * inverse[r]) + ZERO
+        for (let c = left; c < right; c++) weight[c * out + r] = Math.round(matrix[r * width + c] * inverse[r])
     }
   }
   return { weight, scale }

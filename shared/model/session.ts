@@ -1,6 +1,6 @@
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { Code, MeshError } from '../errors.ts'
-import type { Graph } from './graph/onnx.ts'
+import { Graph } from './graph/onnx.ts'
 
 export type Device = 'cpu' | 'webgpu' | 'cuda'
 export type { Tensor }
@@ -45,15 +45,41 @@ export const openSession = async (graph: Graph, options: SessionOptions): Promis
   }
 }
 
+const plain = { interOpNumThreads: 1, executionMode: 'sequential', logSeverityLevel: ERRORS_ONLY } as const
+
+let saturating: Promise<boolean> | undefined
+
+/**
+ * Whether products of uint8 and int8 saturate here, as they do with AVX2 but without VNNI. There ONNX Runtime is told to make weights
+ * unsigned, which takes a copy of them and more time. Measured, because it would do so with VNNI too.
+ */
+const saturates = (): Promise<boolean> => {
+  saturating ??= measureSaturation()
+  return saturating
+}
+
+const measureSaturation = async (): Promise<boolean> => {
+  const [width, q, w] = [64, 255, 127]
+  const g = new Graph()
+  const inputs = [g.input('q', 'uint8', [1, width]), g.input('w', 'int8', [width, width])]
+  g.output('sums', g.op('MatMulInteger', inputs), 'int32', [1, width])
+  const session = await InferenceSession.create(g.encode(''), { ...plain, intraOpNumThreads: 1 })
+  const { sums } = await session.run({
+    q: uint8(new Uint8Array(width).fill(q), [1, width]),
+    w: new Tensor('int8', new Int8Array(width * width).fill(w), [width, width]),
+  })
+  await session.release()
+  return (sums.data as Int32Array).some((sum) => sum !== width * q * w)
+}
+
 const createSession = async (model: Uint8Array, options: SessionOptions): Promise<InferenceSession> => {
   const { device, folder, threads } = options
+  const saturating = device === 'cpu' && (await saturates())
   try {
     return await InferenceSession.create(model, {
+      ...plain,
       executionProviders: [device],
       intraOpNumThreads: threads,
-      interOpNumThreads: 1,
-      executionMode: 'sequential',
-      logSeverityLevel: ERRORS_ONLY,
       enableCpuMemArena: true,
       extra: {
         session: {
@@ -62,6 +88,7 @@ const createSession = async (model: Uint8Array, options: SessionOptions): Promis
           intra_op: { allow_spinning: '0' },
           // Else a kernel that the device lacks would run on the CPU, unsaid.
           ...(device === 'cpu' ? {} : { disable_cpu_ep_fallback: '1' }),
+          ...(saturating ? { x64quantprecision: '1' } : {}),
         },
       },
     })

@@ -65,8 +65,8 @@ const schema = protobuf.Root.fromJSON({
 })
 const modelProto = schema.lookupType('ModelProto')
 
-const elementType = { float32: 1, uint8: 2, int64: 7, float16: 10 } as const
-const elementBytes = { float32: 4, uint8: 1, int64: 8, float16: 2 } as const
+const elementType = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, float16: 10 } as const
+const elementBytes = { float32: 4, uint8: 1, int8: 1, int32: 4, int64: 8, float16: 2 } as const
 const attributeType = { float: 1, int: 2, string: 3, ints: 7 } as const
 const EXTERNAL = 1
 
@@ -79,7 +79,7 @@ export type Attribute = number | readonly number[] | string | { float: number }
 export type Value = string
 
 /** A tensor of trained weights: it lies in the part's shard file, at offset, and is mapped, not copied. */
-export type Weight = { name: string; type: 'float32' | 'uint8'; dims: readonly number[]; offset: number; bytes: number }
+export type Weight = { name: string; type: 'float32' | 'int8'; dims: readonly number[]; offset: number; bytes: number }
 
 /** Weights start on page boundaries so that each can be mapped by itself. */
 const ALIGNMENT = 4096

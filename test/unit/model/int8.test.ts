@@ -36,11 +36,11 @@ const quantiseRow = (row: Float32Array) => {
   return { scale, q: steps.map((step) => roundToEven(step) + ZERO), edge }
 }
 
-const integerSums = (q: ArrayLike<number>, weight: Uint8Array, width: number): Float64Array => {
+const integerSums = (q: ArrayLike<number>, weight: Int8Array, width: number): Float64Array => {
   const outs = weight.length / width
   const sums = new Float64Array(outs)
   for (let i = 0; i < width; i++)
-    for (let out = 0; out < outs; out++) sums[out] += (q[i] - ZERO) * (weight[i * outs + out] - ZERO)
+    for (let out = 0; out < outs; out++) sums[out] += (q[i] - ZERO) * weight[i * outs + out]
   return sums
 }
 
@@ -118,12 +118,12 @@ describe('rows', () => {
 })
 
 describe('matrices', () => {
-  const open = async (width: number, outs: number, weight: Uint8Array, scale: Float32Array) => {
+  const open = async (width: number, outs: number, weight: Int8Array, scale: Float32Array) => {
     const g = new Graph()
     g.output('y', linear(g, inputRows(g, width, 'int8'), 'matrix', width, outs), 'float32', ['T', outs])
     return openGraph(g, { matrix: weight, 'matrix.scale': scale })
   }
-  const expectIntegers = async (width: number, outs: number, q: Uint8Array, weight: Uint8Array) => {
+  const expectIntegers = async (width: number, outs: number, q: Uint8Array, weight: Int8Array) => {
     // With these scales a result is the sum itself, as long as fp32 can hold it.
     const session = await open(width, outs, weight, new Float32Array(outs).fill(127))
     const M = q.length / width
@@ -147,25 +147,28 @@ describe('matrices', () => {
     [200, 70],
   ])('of %i × %i multiply in exact integers', async (width, outs) => {
     const next = seeded(width)
-    const draw = (length: number) => Uint8Array.from({ length }, () => 1 + next(255))
-    for (const M of [1, 2, 5, 16, 33]) await expectIntegers(width, outs, draw(M * width), draw(width * outs))
+    for (const M of [1, 2, 5, 16, 33]) {
+      const q = Uint8Array.from({ length: M * width }, () => 1 + next(255))
+      const weight = Int8Array.from({ length: width * outs }, () => next(255) - 127)
+      await expectIntegers(width, outs, q, weight)
+    }
   })
 
   it('do not saturate where every product is as large as it gets', async () => {
     for (const [q, w] of [
-      [255, 255],
-      [1, 255],
-      [255, 1],
-      [1, 1],
+      [255, 127],
+      [1, 127],
+      [255, -127],
+      [1, -127],
     ])
-      await expectIntegers(512, 32, new Uint8Array(3 * 512).fill(q), new Uint8Array(512 * 32).fill(w))
+      await expectIntegers(512, 32, new Uint8Array(3 * 512).fill(q), new Int8Array(512 * 32).fill(w))
   })
 
   it('take the scale of every row and of every output channel', async () => {
     const [width, outs, M] = [24, 9, 7]
     const next = seeded(5)
     const q = Uint8Array.from({ length: M * width }, () => next(256))
-    const weight = Uint8Array.from({ length: width * outs }, () => next(256))
+    const weight = Int8Array.from({ length: width * outs }, () => next(256) - 128)
     const scale = Float32Array.from({ length: outs }, (_, out) => 0.001 * 3 ** out)
     const rowScale = Float32Array.from({ length: M }, (_, row) => 1e-3 * 7 ** row)
     const session = await open(width, outs, weight, scale)

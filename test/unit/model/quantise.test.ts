@@ -42,7 +42,7 @@ describe('a quantised matrix', () => {
       const largest = row.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
       expect(scale[r]).toBe(Math.fround(largest / 127))
       for (let c = 0; c < width; c++) {
-        const step = weight[c * out + r] - 128
+        const step = weight[c * out + r]
         expect(Math.abs(step)).toBeLessThanOrEqual(127)
         expect(Math.abs(step * scale[r] - row[c])).toBeLessThanOrEqual((0.5 + 1e-5) * scale[r])
       }
@@ -51,13 +51,13 @@ describe('a quantised matrix', () => {
 
   it('gives the largest weights of a channel the outermost steps', () => {
     const { weight, scale } = quantiseMatrix(Float32Array.from([127, -127, 1, 0, -0.5, 0.125]), 2, 3)
-    expect([...weight]).toEqual([255, 128, 1, 1, 129, 160])
+    expect([...weight]).toEqual([127, 0, -127, -127, 1, 32])
     expect([...scale]).toEqual([1, Math.fround(0.5 / 127)])
   })
 
   it('keeps a channel of zeros, or of numbers next to nothing, zero', () => {
     const { weight, scale } = quantiseMatrix(Float32Array.from([0, 0, 190 * 2 ** -149, -(2 ** -149), 1, -1]), 3, 2)
-    expect([...weight]).toEqual([128, 128, 255, 128, 128, 1])
+    expect([...weight]).toEqual([0, 0, 127, 0, 0, -127])
     expect([...scale.subarray(0, 2)]).toEqual([0, 0])
     expect(scale[2]).toBe(Math.fround(1 / 127))
   })
