@@ -1,5 +1,6 @@
 import { z } from 'zod'
-import { Code, MeshError } from '../../../shared/errors.ts'
+import { Code, invalid, MeshError } from '../../../shared/errors.ts'
+import { openCharsmap } from './charsmap.ts'
 
 const component = z.looseObject({ type: z.string() })
 type Component = z.infer<typeof component>
@@ -40,15 +41,47 @@ const checkReplacement = (of: Component): void => {
   if (String(of.content ?? '').includes('$')) refuse(`the replacement text ${JSON.stringify(of.content)}`)
 }
 
+/** The library hands a Replace's content to String.replaceAll, which calls it where it is a function. */
+const normalizeBy = (content: (text: string) => string): Component => ({
+  type: 'Replace',
+  pattern: { Regex: '[\\s\\S]+' },
+  content,
+})
+
+const precompiled = (of: Component, { added_tokens }: TokenizerJson): Component => {
+  const map = openCharsmap(z.string().parse(of.precompiled_charsmap))
+  const raw = added_tokens.filter(({ normalized, special }) => !(normalized ?? !special))
+  return normalizeBy((text) => {
+    const mapped = map(text)
+    // Such tokens are looked for before normalization; the library would take a text that becomes one for the token.
+    const become = mapped === text ? undefined : raw.find(({ content }) => mapped.includes(content))
+    if (become)
+      throw invalid(
+        `The text holds characters that stand for ${become.content}, a special token: send that, or token ids.`,
+        'prompt',
+      )
+    return mapped
+  })
+}
+
+/** Rust's char::is_whitespace, at either end; looking behind keeps long white space inside the text from being read again and again. */
+const strip = (of: Component): Component =>
+  normalizeBy((text) => {
+    const left = of.strip_left ? text.replace(/^\p{White_Space}+/u, '') : text
+    return of.strip_right ? left.replace(/(?<!\p{White_Space})\p{White_Space}+$/u, '') : left
+  })
+
 const exactNormalizers = new Set(['NFC', 'NFD', 'NFKC', 'NFKD', 'Prepend', 'Replace'])
 
-const checkNormalizer = (normalizer: Component): void => {
-  if (normalizer.type === 'Sequence') {
-    for (const part of parts(normalizer, 'normalizers')) checkNormalizer(part)
-    return
-  }
-  if (!exactNormalizers.has(normalizer.type)) refuse(`the ${normalizer.type} normalizer`)
-  if (normalizer.type === 'Replace') checkReplacement(normalizer)
+/** The same normalizer in terms that the library follows to the letter. */
+const normalizer = (of: Component, json: TokenizerJson): Component => {
+  if (of.type === 'Sequence')
+    return { ...of, normalizers: parts(of, 'normalizers').map((part) => normalizer(part, json)) }
+  if (of.type === 'Precompiled') return precompiled(of, json)
+  if (of.type === 'Strip') return strip(of)
+  if (!exactNormalizers.has(of.type)) refuse(`the ${of.type} normalizer`)
+  if (of.type === 'Replace') checkReplacement(of)
+  return of
 }
 
 /** A pattern with escapes and character classes taken out, so that what is left of +, ? and ( is syntax. */
@@ -80,26 +113,45 @@ const byteLevelPattern = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p
 /** Rust's is_ascii_punctuation or Unicode category P. */
 const punctuation = '[\\p{P}!-/:-@\\x5B-`{-~]'
 
-const metaspace = (of: Component, json: TokenizerJson): Component => {
+const piecesOf = ({ model: { vocab } }: TokenizerJson): string[] =>
+  Array.isArray(vocab) ? vocab.map(([piece]) => piece) : Object.keys(vocab)
+
+const metaspace = (of: Component, json: TokenizerJson, behind: boolean): Component => {
   const mark = String(of.replacement ?? '▁')
   const scheme = of.prepend_scheme ?? (of.add_prefix_space === false ? 'never' : 'always')
-  const { vocab } = json.model
-  const pieces = Array.isArray(vocab) ? vocab.map(([piece]) => piece) : Object.keys(vocab)
-  // Without such pieces no merge can cross the places where Metaspace would have split.
-  if (of.split !== false && pieces.some((piece) => piece.lastIndexOf(mark) > 0)) {
-    refuse('a Metaspace pre-tokenizer that splits, with pieces that hold the mark inside')
-  }
+  if (scheme === 'first' && behind) refuse('Metaspace with prepend_scheme "first" behind another pre-tokenizer')
   if (scheme === 'first' && json.normalizer && json.added_tokens.some((token) => token.normalized ?? !token.special)) {
     refuse('Metaspace with prepend_scheme "first" and normalized added tokens')
   }
-  return { ...of, prepend_scheme: scheme }
+  const marked = { type: 'Metaspace', replacement: mark, prepend_scheme: scheme }
+  if (of.split === false) return marked
+  const code = `\\x{${mark.codePointAt(0)?.toString(16)}}`
+  return { type: 'Sequence', pretokenizers: [marked, isolate(`${code}[^${code}]*`)] }
+}
+
+/** The library fuses unknown pieces over the ends of words: every word has to begin with a piece that is known. */
+const checkFused = (json: TokenizerJson): void => {
+  const { model, pre_tokenizer } = json
+  const fuses =
+    Array.isArray(model.vocab) || (asked(model.fuse_unk) && asked(model.unk_token) && !asked(model.byte_fallback))
+  if (!fuses || !pre_tokenizer) return
+  const all = pre_tokenizer.type === 'Sequence' ? parts(pre_tokenizer, 'pretokenizers') : [pre_tokenizer]
+  const last = all.at(-1)
+  const always = last && (last.prepend_scheme ?? (last.add_prefix_space === false ? 'never' : 'always')) === 'always'
+  const known = last?.type === 'Metaspace' && piecesOf(json).includes(String(last.replacement ?? '▁'))
+  if (!known || (all.length > 1 && !always))
+    refuse(
+      `fused unknown pieces and the ${pre_tokenizer.type} pre-tokenizer, whose words begin with no mark of their own`,
+    )
 }
 
 /** The same pre-tokenizer in terms that the library follows to the letter. */
-const preTokenizer = (of: Component, json: TokenizerJson): Component => {
+const preTokenizer = (of: Component, json: TokenizerJson, behind: boolean): Component => {
   switch (of.type) {
-    case 'Sequence':
-      return { ...of, pretokenizers: parts(of, 'pretokenizers').map((part) => preTokenizer(part, json)) }
+    case 'Sequence': {
+      const all = parts(of, 'pretokenizers')
+      return { ...of, pretokenizers: all.map((part, at) => preTokenizer(part, json, behind || at > 0)) }
+    }
     case 'ByteLevel': {
       // The library's own pattern has JavaScript's idea of white space; through Split it gets Oniguruma's.
       if (of.use_regex === false || of.add_prefix_space) return of
@@ -111,8 +163,10 @@ const preTokenizer = (of: Component, json: TokenizerJson): Component => {
       if (asked(of.behavior) && of.behavior !== 'Isolated')
         refuse(`the Punctuation pre-tokenizer's behavior ${of.behavior}`)
       return isolate(punctuation)
+    case 'WhitespaceSplit':
+      return { type: 'Split', pattern: { Regex: '\\s+' }, behavior: 'Removed', invert: false }
     case 'Metaspace':
-      return metaspace(of, json)
+      return metaspace(of, json, behind)
     case 'Split':
       checkSplit(of)
       return of
@@ -121,12 +175,12 @@ const preTokenizer = (of: Component, json: TokenizerJson): Component => {
   }
 }
 
-const decoder = (of: Component, nested: boolean): Component => {
+const decoder = (of: Component, json: TokenizerJson, nested: boolean): Component => {
   switch (of.type) {
     case 'Sequence': {
       const decoders = parts(of, 'decoders')
-      if (decoders.length === 1) return decoder(decoders[0], nested)
-      return { ...of, decoders: decoders.map((part) => decoder(part, true)) }
+      if (decoders.length === 1) return decoder(decoders[0], json, nested)
+      return { ...of, decoders: decoders.map((part) => decoder(part, json, true)) }
     }
     case 'ByteLevel':
       // Inside a sequence the library does not tell it the added tokens.
@@ -137,9 +191,15 @@ const decoder = (of: Component, nested: boolean): Component => {
     case 'Strip':
       // What is stripped at the end could not be known while streaming.
       return asked(of.stop) && of.stop !== 0 ? refuse('a Strip decoder that strips the end') : of
-    case 'Metaspace':
-      if (of.prepend_scheme !== 'never' && of.add_prefix_space !== false) return of
-      return { type: 'Replace', pattern: { String: of.replacement ?? '▁' }, content: ' ' }
+    case 'Metaspace': {
+      const mark = String(of.replacement ?? '▁')
+      if ((of.prepend_scheme ?? 'always') === 'never' || of.add_prefix_space === false)
+        return { type: 'Replace', pattern: { String: mark }, content: ' ' }
+      // Every mark of the first piece is left out, and by the library the first one only.
+      if (piecesOf(json).some((piece) => piece.lastIndexOf(mark) > 0))
+        refuse('a Metaspace decoder, with pieces that hold the mark inside')
+      return of
+    }
     case 'ByteFallback':
     case 'Fuse':
       return of
@@ -148,10 +208,22 @@ const decoder = (of: Component, nested: boolean): Component => {
   }
 }
 
-const checkModel = ({ model }: TokenizerJson): void => {
+/** The library gives the unknown piece a score of its own, and adds scores in another order: sums of 32-bit numbers are exact in any. */
+const checkUnigram = ({ model, added_tokens }: TokenizerJson): void => {
+  if (!Array.isArray(model.vocab)) return
+  if (asked(model.byte_fallback)) refuse('a Unigram model with byte_fallback')
+  const unknown = model.vocab[z.int().parse(model.unk_id)]?.[0]
+  if (!added_tokens.some(({ content }) => content === unknown))
+    refuse(`a Unigram model whose unknown piece ${unknown} is no special token`)
+  const wrong = model.vocab.find(([, score]) => Math.fround(score) !== score)
+  if (wrong) refuse(`a Unigram model with scores of more than 32 bits, as that of ${wrong[0]}`)
+}
+
+const checkModel = (json: TokenizerJson): void => {
+  const { model } = json
   const type = model.type ?? ('merges' in model ? 'BPE' : 'unnamed')
   if (type !== 'BPE' && type !== 'Unigram') refuse(`the ${type} model`)
-  if (type === 'Unigram' && asked(model.byte_fallback)) refuse('a Unigram model with byte_fallback')
+  checkUnigram(json)
   for (const key of ['dropout', 'continuing_subword_prefix', 'end_of_word_suffix']) {
     if (asked(model[key]) && model[key] !== 0) refuse(`a ${type} model with ${key}`)
   }
@@ -160,16 +232,17 @@ const checkModel = ({ model }: TokenizerJson): void => {
 /**
  * A tokenizer.json that @huggingface/tokenizers 0.2 follows as huggingface/tokenizers would: parts it approximates are put in other
  * terms where that is possible.
- * @throws MeshError FAILED_PRECONDITION naming the part where it is not, such as the Precompiled normalizer.
+ * @throws MeshError FAILED_PRECONDITION naming the part where it is not.
  */
 export const exactTokenizer = (json: TokenizerJson): TokenizerJson => {
   checkModel(json)
-  if (json.normalizer) checkNormalizer(json.normalizer)
+  checkFused(json)
   const lonely = json.added_tokens.find((token) => token.single_word)
   if (lonely) refuse(`the added token ${lonely.content} as a single word`)
   return {
     ...json,
-    pre_tokenizer: json.pre_tokenizer && preTokenizer(json.pre_tokenizer, json),
-    decoder: json.decoder && decoder(json.decoder, false),
+    normalizer: json.normalizer && normalizer(json.normalizer, json),
+    pre_tokenizer: json.pre_tokenizer && preTokenizer(json.pre_tokenizer, json, false),
+    decoder: json.decoder && decoder(json.decoder, json, false),
   }
 }

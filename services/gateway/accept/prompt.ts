@@ -43,7 +43,10 @@ const checkIds = (served: Served, ids: readonly number[], param: string): void =
 /** Text to ids. Throws INVALID_ARGUMENT where the model has no tokenizer, and, before reading it, on far too long a text. */
 export const encode = (served: Served, text: string, addSpecialTokens: boolean, param: string): readonly number[] => {
   if (!served.tokenizer)
-    throw invalid('This model has no tokenizer: send the prompt as token ids, a list of numbers.', param)
+    throw invalid(
+      "This model's folder has no tokenizer.json, so it takes no text: send the prompt as token ids, a list of numbers.",
+      param,
+    )
   if (text.length > served.config.contextLength * charactersPerToken)
     throw tooLong(served, `${text.length} characters`, param)
   return served.tokenizer.encode(text, { addSpecialTokens })

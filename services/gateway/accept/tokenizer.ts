@@ -1,13 +1,16 @@
 import { Tokenizer } from '@huggingface/tokenizers'
 import { z } from 'zod'
-import { Code, MeshError } from '../../../shared/errors.ts'
+import { Code, invalid, MeshError } from '../../../shared/errors.ts'
 import { type Around, aroundPrompt, withFlags } from './around.ts'
 import { exactTokenizer, type TokenizerJson, tokenizerJson } from './exact.ts'
 import { parseFile, readOptional, tokenText } from './folder.ts'
 
 /** A model's tokenizer. Text comes out as the ids say it: tokenizer_config.json's clean_up_tokenization_spaces is not followed. */
 export type ModelTokenizer = {
-  /** addSpecialTokens puts what the tokenizer puts around a prompt (such as bos). Special tokens spelled out in text are recognised. */
+  /**
+   * addSpecialTokens puts what the tokenizer puts around a prompt (such as bos). Special tokens spelled out in text are recognised.
+   * @throws MeshError INVALID_ARGUMENT on the few texts that cannot be encoded exactly.
+   */
   encode(text: string, options: { addSpecialTokens: boolean }): readonly number[]
   /** Ids without a piece (a padded vocabulary has such) are no text. */
   decode(ids: readonly number[], options: { skipSpecialTokens: boolean }): string
@@ -51,7 +54,7 @@ export const openTokenizer = async (dir: string): Promise<ModelTokenizer | null>
   })
   return {
     encode: (text, { addSpecialTokens }) => {
-      const { ids } = library.encode(text, { add_special_tokens: false })
+      const ids = encodeText(library, text)
       return addSpecialTokens ? [...around.before, ...ids, ...around.behind] : ids
     },
     decode: (ids, { skipSpecialTokens }) => {
@@ -64,6 +67,19 @@ export const openTokenizer = async (dir: string): Promise<ModelTokenizer | null>
     specialIds: new Set(json.added_tokens.filter(({ special }) => special).map(({ id }) => id)),
     bos,
     eos,
+  }
+}
+
+/** Throws INVALID_ARGUMENT where the library hands a word's pieces on as more arguments than a call can have. */
+const encodeText = (library: Tokenizer, text: string): readonly number[] => {
+  try {
+    return library.encode(text, { add_special_tokens: false }).ids
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error
+    throw invalid(
+      'The text has a stretch without a space that is too long to be cut into tokens: shorten it.',
+      'prompt',
+    )
   }
 }
 

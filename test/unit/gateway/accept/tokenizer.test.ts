@@ -148,7 +148,6 @@ describe('opening a tokenizer', () => {
 
   const model = { type: 'BPE', vocab: vocab('a', '▁', '▁▁'), merges: ['▁ ▁'] }
   it.each([
-    ['the Precompiled normalizer', { model, normalizer: { type: 'Precompiled', precompiled_charsmap: '' } }],
     ['the Lowercase normalizer', { model, normalizer: { type: 'Sequence', normalizers: [{ type: 'Lowercase' }] } }],
     [
       'MergedWithNext',
@@ -158,8 +157,8 @@ describe('opening a tokenizer', () => {
       'the split pattern a?+b',
       { model, pre_tokenizer: { type: 'Split', pattern: { Regex: 'a?+b' }, behavior: 'Isolated' } },
     ],
-    ['the WhitespaceSplit pre-tokenizer', { model, pre_tokenizer: { type: 'WhitespaceSplit' } }],
-    ['a Metaspace pre-tokenizer that splits', { model, pre_tokenizer: { type: 'Metaspace', replacement: '▁' } }],
+    ['the BertPreTokenizer pre-tokenizer', { model, pre_tokenizer: { type: 'BertPreTokenizer' } }],
+    ['a Metaspace decoder, with pieces that hold the mark inside', { model, decoder: { type: 'Metaspace' } }],
     ['the CTC decoder', { model, decoder: { type: 'CTC' } }],
     ['the WordPiece model', { model: { type: 'WordPiece', vocab: {} } }],
     ['a BPE model with dropout', { model: { ...model, dropout: 0.1 } }],
