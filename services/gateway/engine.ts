@@ -237,12 +237,13 @@ const nextTokens = (
   if (search) return followSearch(sequence, search, logits, { cache, encoder: config.encoder })
   const [{ ids }] = beams
   const output = ids.slice(request.prompt.length)
+  const constraint = constrain(config.encoder, request, output.length)
   const { token, logprob } = sample(logits[0], { prompt: request.prompt, output }, request.sampling, request.choice, {
     logprobs: request.logprobs,
-    ...constrain(config.encoder, request, output.length),
+    ...constraint,
   })
   ids.push(token)
-  const finish = finishReason(request, [...output, token], config.contextLength)
+  const finish = finishReason(request, [...output, token], config.contextLength, constraint.forced)
   const digest = request.digest ? positionDigest(logits[0]) : null
   return [{ id: request.id, index: output.length, token, logprob, digest, finish }]
 }

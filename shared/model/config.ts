@@ -136,8 +136,8 @@ export type Encoder = {
   start: number
   /** The first token generated, whatever the logits say. */
   forcedFirst: number | null
-  /** The last token of an output that reaches its greatest length. */
-  forcedLast: number | null
+  /** The last token of an output that reaches its greatest length; ends: it is one of the ids that end a sequence. */
+  forcedLast: { id: number; ends: boolean } | null
   /** Ids never generated. */
   suppressed: readonly number[]
   /** Ids never generated first. */

@@ -60,7 +60,8 @@ export const advanceSearch = (
     .slice(0, looked)
   const length = search.live[0].output.length + 1
   const finishOf = ({ output }: Hypothesis): Finished['finish'] | null => {
-    if (stopIds.includes(output[length - 1])) return 'stop'
+    const forced = length >= maxTokens && allowed(output.slice(0, -1)).forced !== null
+    if (!forced && stopIds.includes(output[length - 1])) return 'stop'
     return length >= maxTokens ? 'length' : null
   }
   const ended = best.slice(0, beams).flatMap((beam): Finished[] => {

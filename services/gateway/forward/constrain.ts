@@ -17,7 +17,8 @@ export type Constraint = {
  * ForcedBOSToken; and ForcedEOSToken, which goes before ForcedBOSToken where an output has one token. A forced id is drawn though it
  * be suppressed, where transformers' SuppressTokens would leave nothing to draw.
  *
- * An end is forced where it is one: with ignore_eos it is no stop id, and a model without other constraints decodes plainly.
+ * A last id that ends a sequence is forced where it does so: with ignore_eos it is no stop id, and a model without other constraints
+ * decodes plainly.
  * A decoder alone has the ban of its stop ids and no other constraint.
  */
 export const constrain = (
@@ -28,8 +29,8 @@ export const constrain = (
   const early = generated < minTokens ? stopIds : []
   if (!encoder) return { forced: null, banned: early }
   const { forcedFirst, forcedLast, suppressed, suppressedFirst } = encoder
-  const ends = generated === maxTokens - 1 && forcedLast !== null && stopIds.includes(forcedLast)
-  const forced = ends ? forcedLast : generated === 0 ? forcedFirst : null
+  const last = generated === maxTokens - 1 && forcedLast && (!forcedLast.ends || stopIds.includes(forcedLast.id))
+  const forced = last ? forcedLast.id : generated === 0 ? forcedFirst : null
   if (forced !== null) return { forced, banned: [] }
   const first = generated === (forcedFirst === null ? 0 : 1) ? suppressedFirst : []
   return { forced, banned: [...suppressed, ...first, ...early] }

@@ -2,14 +2,17 @@ import type { FinishReason, GenerationRequest } from '../sequence.ts'
 
 /**
  * Why a sequence ends with the last token of `output`, or null when it goes on: 'stop' for a stop id past min_tokens, else
- * 'length' at max_tokens or at a full context. Stop strings are the text's business: see stopScan.
+ * 'length' at max_tokens or at a full context. An id `forced` at max_tokens is one that the length brought about. Stop strings are
+ * the text's business: see stopScan.
  */
 export const finishReason = (
   request: Pick<GenerationRequest, 'prompt' | 'stopIds' | 'minTokens' | 'maxTokens'>,
   output: readonly number[],
   contextLength: number,
+  forced: number | null = null,
 ): FinishReason | null => {
   const last = output.at(-1)
+  if (output.length >= request.maxTokens && forced !== null) return 'length'
   if (last !== undefined && output.length > request.minTokens && request.stopIds.includes(last)) return 'stop'
   if (output.length >= request.maxTokens || request.prompt.length + output.length >= contextLength) return 'length'
   return null

@@ -67,6 +67,7 @@ export const readIds = (keys: Keys, generation: Keys, layers: number): Ids => {
   if (bad.some((word) => word.length !== 1))
     throw place('bad_words_ids').refuse('bad_words_ids', 'but only words of one token are supported')
   const eos = all('eos_token_id')
+  const last = one('forced_eos_token_id')
   // An end is no bad word (transformers' NoBadWordsLogitsProcessor): without it nothing would end.
   const words = bad.flat().filter((id) => !eos.includes(id))
   return {
@@ -76,7 +77,7 @@ export const readIds = (keys: Keys, generation: Keys, layers: number): Ids => {
       layers,
       start,
       forcedFirst: one('forced_bos_token_id'),
-      forcedLast: one('forced_eos_token_id'),
+      forcedLast: last === null ? null : { id: last, ends: eos.includes(last) },
       suppressed: [...all('suppress_tokens'), ...words],
       suppressedFirst: all('begin_suppress_tokens'),
     },

@@ -56,15 +56,16 @@ describe('an encoder–decoder', () => {
   it('knows what its output begins with, what is forced, and what never comes', () => {
     expect(configOf('bart')).toMatchObject({
       eos: [2],
-      encoder: { start: 2, forcedFirst: 0, forcedLast: 2, suppressed: [], suppressedFirst: [] },
+      encoder: { start: 2, forcedFirst: 0, forcedLast: { id: 2, ends: true }, suppressed: [], suppressedFirst: [] },
     })
     expect(configOf('marian').encoder).toMatchObject({
       start: 127,
       forcedFirst: null,
-      forcedLast: 0,
+      forcedLast: { id: 0, ends: true },
       suppressed: [127],
     })
     expect(configOf('marian', { bad_words_ids: [[0], [127]] }).encoder?.suppressed).toEqual([127])
+    expect(configOf('marian', {}, { eos_token_id: 5 }).encoder?.forcedLast).toEqual({ id: 0, ends: false })
     const generation = {
       decoder_start_token_id: [4],
       forced_bos_token_id: 9,
@@ -75,7 +76,7 @@ describe('an encoder–decoder', () => {
     expect(configOf('marian', {}, generation).encoder).toMatchObject({
       start: 4,
       forcedFirst: 9,
-      forcedLast: 0,
+      forcedLast: { id: 0, ends: true },
       suppressed: [5, 6, 8],
       suppressedFirst: [7],
     })

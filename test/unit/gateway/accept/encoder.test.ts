@@ -10,7 +10,14 @@ import { bos, eos, readAlphabet } from '../../../support/alphabet.ts'
 import { refusal } from '../../../support/refusal.ts'
 
 const start = 7
-const encoder = { layers: 1, start, forcedFirst: null, forcedLast: eos, suppressed: [], suppressedFirst: [] }
+const encoder = {
+  layers: 1,
+  start,
+  forcedFirst: null,
+  forcedLast: { id: eos, ends: true },
+  suppressed: [],
+  suppressedFirst: [],
+}
 
 let plain: Served
 let translator: Served

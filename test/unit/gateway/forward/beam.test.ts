@@ -118,7 +118,7 @@ describe('beam search', () => {
         layers: 1,
         start: 0,
         forcedFirst: below(3) ? null : 5,
-        forcedLast: below(3) ? null : 0,
+        forcedLast: below(3) ? null : { id: 0, ends: below(2) === 1 },
         suppressed: below(2) ? [1] : [],
         suppressedFirst: below(2) ? [2] : [],
       }
@@ -130,6 +130,10 @@ describe('beam search', () => {
       expect(found.output, `case ${seed}`).toEqual(expected.best.ids)
       expect(found.score).toBeCloseTo(expected.best.score, 9)
       expect(all.length - 1, `case ${seed}`).toBe(expected.steps)
+      const { length } = found.output
+      const stops = options.stopIds.includes(found.output[length - 1])
+      const forced = length === options.maxTokens && limit(length - 1).forced !== null
+      expect(found.finish, `case ${seed}`).toBe(stops && !forced ? 'stop' : 'length')
       ends[found.finish === 'length' ? 'length' : expected.steps < options.maxTokens ? 'early' : 'late']++
     }
     expect(Math.min(...Object.values(ends))).toBeGreaterThan(200)
@@ -196,7 +200,7 @@ describe('beam search', () => {
     const options: BeamOptions = { beams: 1, lengthPenalty: 2, earlyStopping: true, maxTokens: 3, stopIds: [3] }
     const forced = [2, null, 3]
     const found = bestOutput(searches(flat, options, (at) => ({ forced: forced[at], banned: [] })).at(-1)!)
-    expect(found).toMatchObject({ output: [2, 0, 3], finish: 'stop' })
+    expect(found).toMatchObject({ output: [2, 0, 3], finish: 'length' })
     expect(found.score).toBeCloseTo(Math.log(1 / 4) / 9, 12)
   })
 

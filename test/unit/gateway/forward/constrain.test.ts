@@ -25,8 +25,10 @@ const dumb = (scores: readonly number[], ids: readonly number[], encoder: Encode
   let result = [...scores]
   if (length - 1 < request.minTokens) result = without(result, request.stopIds)
   if (length === 1 && encoder.forcedFirst !== null) result = only(encoder.forcedFirst)
-  if (length === maxLength - 1 && request.stopIds.some((id) => id === encoder.forcedLast))
-    result = only(Number(encoder.forcedLast))
+  const { forcedLast } = encoder
+  // Without its end among the stop ids a request is to go on behind ends.
+  const goesOn = forcedLast?.ends && !request.stopIds.includes(forcedLast.id)
+  if (length === maxLength - 1 && forcedLast && !goesOn) result = only(forcedLast.id)
   result = without(result, encoder.suppressed)
   const begin = encoder.forcedFirst === null ? 1 : 2
   return length === begin ? without(result, encoder.suppressedFirst) : result
@@ -46,12 +48,12 @@ describe('constraints', () => {
       const encoder = {
         ...free,
         forcedFirst: maybe(),
-        forcedLast: maybe(),
+        forcedLast: below(2) ? { id: id(), ends: below(2) === 1 } : null,
         suppressed: some(3),
         suppressedFirst: some(3),
       }
       const maxTokens = 1 + below(5)
-      const ends = below(3) ? encoder.forcedLast : null
+      const ends = below(3) && encoder.forcedLast ? encoder.forcedLast.id : null
       const request = {
         maxTokens,
         minTokens: below(maxTokens + 1),
@@ -81,13 +83,15 @@ describe('constraints', () => {
       })
   })
 
-  it('force an end at max_tokens, but none with ignore_eos, nor where nothing says so', () => {
-    const ending = { ...free, forcedLast: 2 }
+  it('force the last id at max_tokens, but no end with ignore_eos, nor anything where nothing says so', () => {
+    const ending = { ...free, forcedLast: { id: 2, ends: true } }
     const forcedAt = (encoder: Encoder, request: Limits) =>
       [0, 1, 2, 3].map((generated) => constrain(encoder, request, generated).forced)
     expect(forcedAt(ending, limits)).toEqual([null, null, null, 2])
     expect(forcedAt(ending, { ...limits, stopIds: [] })).toEqual([null, null, null, null])
     expect(forcedAt(free, limits)).toEqual([null, null, null, null])
+    const padding = { ...free, forcedLast: { id: 9, ends: false } }
+    for (const stopIds of [[], [2]]) expect(forcedAt(padding, { ...limits, stopIds })).toEqual([null, null, null, 9])
     expect(forcedAt({ ...ending, forcedFirst: 5 }, { ...limits, maxTokens: 1 })[0]).toBe(2)
   })
 

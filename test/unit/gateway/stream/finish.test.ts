@@ -15,6 +15,13 @@ describe('finishReason', () => {
     expect(finishReason(request, [5, 5, 5, 7], 100)).toBe('stop')
   })
 
+  it('is length where the length forced the last token, and stop where something else forced an earlier one', () => {
+    expect(finishReason(request, [5, 5, 5, 7], 100, 7)).toBe('length')
+    expect(finishReason(request, [5, 5, 5, 9], 100, 9)).toBe('length')
+    expect(finishReason(request, [7], 100, 7)).toBe('stop')
+    expect(finishReason(request, [5], 100, 5)).toBeNull()
+  })
+
   it('does not stop before min_tokens', () => {
     expect(finishReason({ ...request, minTokens: 2 }, [5, 8], 100)).toBeNull()
     expect(finishReason({ ...request, minTokens: 2 }, [5, 5, 8], 100)).toBe('stop')
