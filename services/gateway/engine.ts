@@ -217,7 +217,9 @@ export class RunningEngine {
     if (sequence.status === 'running') this.#leave(sequence, false)
     sequence.status = 'finished'
     this.#waiting = this.#waiting.filter((other) => other !== sequence)
-    this.#emit([{ kind: 'failed', id: sequence.request.id, code, message }])
+    const { id } = sequence.request
+    // Calling off its calls makes a cancelled one fail, of which nobody is to hear.
+    if (!this.#cancelled.has(id)) this.#emit([{ kind: 'failed', id, code, message }])
   }
 
   #dropCancelled(): void {

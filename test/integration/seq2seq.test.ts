@@ -2,6 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { EngineEvent, GenerationRequest } from '../../services/gateway/sequence.ts'
 import { openModel } from '../../shared/model/open.ts'
 import { loadReference, type Reference } from '../reference/model.ts'
 import { writeCheckpoint } from '../support/checkpoint.ts'
@@ -174,4 +175,67 @@ it('a source whose experts nobody holds fails with the expert named, and disturb
   expect(local.counts()).toMatchObject({ waiting: 0, running: 0, preempted: 0 })
   await local.close()
   await rm(dir, { recursive: true })
+})
+
+describe('a request that is cancelled while its source is encoded', () => {
+  let dir: string
+  let local: Local
+  beforeAll(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'expertmesh-seq2seq-'))
+    await writeCheckpoint(dir, seq2seqConfigs.switch_transformers, { seed: 13 })
+    local = await openLocal(dir)
+  })
+  afterAll(async () => {
+    await local.close()
+    await rm(dir, { recursive: true })
+  })
+  const request = (id: number, tokens: number) => requestOf([0], tokens, { source: [id, 5, 9] })
+
+  /** Its events, up to the moment its encoder waits for experts that nobody holds. */
+  const untilEncoding = async (asked: GenerationRequest): Promise<EngineEvent[]> => {
+    const events: EngineEvent[] = []
+    await new Promise<void>((resolve) =>
+      local.engine.submit(asked, (event) => {
+        events.push(event)
+        // Told of before its encoder's first layer.
+        if (event.kind === 'started') {
+          local.hold(false)
+          resolve()
+        }
+      }),
+    )
+    return events
+  }
+
+  it('leaves nothing in the cache and is not heard of again, and a neighbour has its bits', async () => {
+    const free = local.freeBlocks()
+    const expected = await local.generate(request(3, 40))
+    for (let round = 0; round < 3; round++) {
+      const neighbour = local.generate(request(3, 40))
+      await expect.poll(() => local.counts().running).toBe(1)
+      const gone = request(4, 40)
+      const events = await untilEncoding(gone)
+      expect(local.counts().running).toBe(2)
+      local.engine.cancel(gone.id)
+      local.hold(true)
+      expect((await neighbour).digests).toEqual(expected.digests)
+      expect(events.map(({ kind }) => kind)).toEqual(['started'])
+      expect(local.counts()).toMatchObject({ waiting: 0, running: 0, preempted: 0 })
+      expect(local.freeBlocks()).toBe(free)
+    }
+  })
+
+  it('lets a source that is encoded beside it go on', async () => {
+    const free = local.freeBlocks()
+    const expected = await local.generate(request(6, 8))
+    const gone = request(7, 40)
+    const events: EngineEvent[] = []
+    const beside = local.generate(request(6, 8))
+    local.engine.submit(gone, (event) => events.push(event))
+    await expect.poll(() => events.length).toBeGreaterThan(0)
+    local.engine.cancel(gone.id)
+    expect((await beside).digests).toEqual(expected.digests)
+    expect(events.filter(({ kind }) => kind !== 'token')).toMatchObject([{ kind: 'started' }])
+    expect(local.freeBlocks()).toBe(free)
+  })
 })

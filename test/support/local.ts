@@ -71,6 +71,8 @@ export type Local = {
   engine: Engine
   generate(request: GenerationRequest): Promise<Generated>
   counts(): { waiting: number; running: number; preempted: number }
+  /** Blocks of the cache that no running sequence holds. */
+  freeBlocks(): number
   /** Whether anyone holds the experts, from the next layer on. */
   hold(experts: boolean): void
   close(): Promise<void>
@@ -141,6 +143,7 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
         })
       }),
     counts: () => running.counts(),
+    freeBlocks: () => forward.cache.freeBlocks,
     hold(experts) {
       held = experts
     },
