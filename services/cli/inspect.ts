@@ -27,11 +27,16 @@ export type Inspection = {
   name: string
   family: string
   layers: number
+  /** How many of the layers are an encoder's; 0 in a decoder alone. */
+  encoderLayers: number
   sparseLayers: number
   hidden: number
   vocabulary: number
   contextLength: number
   experts: { perLayer: number; topK: number; width: number; total: number }
+  /** FFNs that every token goes through: those of dense layers, and those beside a sparse layer's experts. */
+  dense: { layers: number; width: number; sharedWidth: number }
+  axes: { norm: string; positions: string; attention: string; ffn: string; router: string | null }
   parts: { name: string; count: number; bytes: Bytes }[]
   gatewayBytes: Bytes
   workers: { experts: LayerExperts[]; bytes: Bytes }[]
@@ -62,16 +67,38 @@ export const inspect = (name: string, config: ModelConfig, workers: number): Ins
     name,
     family: config.family,
     layers: config.layers.length,
+    encoderLayers: config.encoder?.layers ?? 0,
     sparseLayers: sparse.length,
     hidden: config.hidden,
     vocabulary: config.vocabulary,
     contextLength: config.contextLength,
     experts: { perLayer: experts, topK, width, total: sparse.length * experts },
+    dense: {
+      layers: config.layers.length - sparse.length,
+      width: config.denseWidth,
+      sharedWidth: sparse.length > 0 ? config.moe.sharedWidth : 0,
+    },
+    axes: axesOf(config, sparse.length > 0),
     parts: kinds
       .filter((parts) => parts.length > 0)
       .map((parts) => ({ name: KINDS[parts[0].kind], count: parts.length, bytes: bytesOf(config, parts) })),
     gatewayBytes: bytesOf(config, own),
     workers: dealt.map((home) => ({ experts: home, bytes: bytesOf(config, expertParts(home)) })),
+  }
+}
+
+/** A model's place on the axes of the canonical config, in words. */
+const axesOf = ({ norm, positions, attention, ffn, moe }: ModelConfig, sparse: boolean): Inspection['axes'] => {
+  const { score, capacity } = moe.router
+  const grouped = attention.kind === 'gqa' && attention.kvHeads < attention.heads
+  const kind = attention.kind === 'mla' ? 'mla' : grouped ? 'gqa' : 'mha'
+  const scaled = positions.kind === 'rope' && positions.scaling.kind !== 'none' ? ` ${positions.scaling.kind}` : ''
+  return {
+    norm: `${norm.placement} ${norm.kind}`,
+    positions: `${positions.kind}${scaled}`,
+    attention: `${kind} ${count(attention.heads, 'head')}${grouped ? ` over ${attention.kvHeads}` : ''}`,
+    ffn: `${ffn.gated ? 'gated ' : ''}${ffn.activation}`,
+    router: sparse ? `${score} top-${moe.topK}${capacity ? ' with capacity' : ''}` : null,
   }
 }
 
@@ -105,22 +132,43 @@ const mib = (bytes: number): string => `${(bytes / MIB).toFixed(1)} MiB`.padStar
 const row = (name: string, number: string, bytes: Bytes): string =>
   `${name.padEnd(28)}${number.padStart(6)}${mib(bytes.fp32)}${mib(bytes.int8)}`
 
-const render = (model: Inspection): string => {
-  const { experts, workers } = model
+const stacks = ({ layers, encoderLayers, sparseLayers }: Inspection): string => {
+  const sparse = sparseLayers > 0 ? [`${sparseLayers} with experts`] : []
+  const halves = encoderLayers > 0 ? [`${encoderLayers} of the encoder, ${layers - encoderLayers} of the decoder`] : []
+  const notes = [...halves, ...sparse]
+  return `${count(layers, 'layer')}${notes.length > 0 ? ` (${notes.join(', ')})` : ''}`
+}
+
+const ffns = ({ experts, dense, sparseLayers }: Inspection): string[] => {
+  const beside = dense.sharedWidth > 0 ? `, beside shared experts of width ${dense.sharedWidth}` : ''
+  const sparse = `${count(experts.perLayer, 'expert')} of width ${experts.width} in each of ${count(sparseLayers, 'layer')}, ${experts.topK} run for each token${beside}`
   return [
-    `${model.name}: ${model.family}, ${count(model.layers, 'layer')} (${model.sparseLayers} with experts), hidden ${model.hidden}, vocabulary ${model.vocabulary}, context ${model.contextLength}`,
-    `${experts.perLayer} experts of width ${experts.width} in each of those layers, ${experts.topK} run for each token`,
+    ...(sparseLayers > 0 ? [sparse] : []),
+    ...(dense.layers > 0 ? [`dense FFN of width ${dense.width} in ${count(dense.layers, 'layer')}`] : []),
+  ]
+}
+
+const shares = ({ gatewayBytes, workers }: Inspection): string[] => [
+  `with ${count(workers.length, 'equal worker')}:`,
+  row('gateway', '', gatewayBytes),
+  ...workers.flatMap(({ experts: home, bytes }, index) => [
+    row(`worker ${index}`, String(home.reduce((sum, { experts: ids }) => sum + ids.length, 0)), bytes),
+    ...home
+      .filter(({ experts: ids }) => ids.length > 0)
+      .map(({ layer, experts: ids }) => `  layer ${layer}: ${ids.join(' ')}`),
+  ]),
+]
+
+export const render = (model: Inspection): string => {
+  const words = Object.entries(model.axes).flatMap(([axis, word]) => (word === null ? [] : [`${axis} ${word}`]))
+  return [
+    `${model.name}: ${model.family}, ${stacks(model)}, hidden ${model.hidden}, vocabulary ${model.vocabulary}, context ${model.contextLength}`,
+    ...ffns(model),
+    words.join(', '),
     '',
     `${'part'.padEnd(28)}${'count'.padStart(6)}${'fp32'.padStart(13)}${'int8'.padStart(13)}`,
     ...model.parts.map((part) => row(part.name, String(part.count), part.bytes)),
     '',
-    `with ${count(workers.length, 'equal worker')}:`,
-    row('gateway', '', model.gatewayBytes),
-    ...workers.flatMap(({ experts: home, bytes }, index) => [
-      row(`worker ${index}`, String(home.reduce((sum, { experts: ids }) => sum + ids.length, 0)), bytes),
-      ...home
-        .filter(({ experts: ids }) => ids.length > 0)
-        .map(({ layer, experts: ids }) => `  layer ${layer}: ${ids.join(' ')}`),
-    ]),
+    ...(model.sparseLayers > 0 ? shares(model) : ['no experts: the gateway holds everything, and workers nothing']),
   ].join('\n')
 }
