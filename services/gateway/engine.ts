@@ -239,7 +239,7 @@ const nextTokens = (
   if (search) return followSearch(sequence, search, logits, { cache, encoder: config.encoder })
   const [{ ids }] = beams
   const output = ids.slice(request.prompt.length)
-  const constraint = constrain(config.encoder, request, output.length)
+  const constraint = constrain(config.encoder, request, output)
   const { token, logprob } = sample(logits[0], { prompt: request.prompt, output }, request.sampling, request.choice, {
     logprobs: request.logprobs,
     ...constraint,

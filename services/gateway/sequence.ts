@@ -43,6 +43,8 @@ export type GenerationRequest = {
   resume: readonly number[]
   maxTokens: number
   minTokens: number
+  /** So many ids in a row come once in prompt and output; 0: no matter. */
+  noRepeatNgram: number
   /** Ids that end the sequence (they are emitted, with finish 'stop'); empty with ignore_eos. */
   stopIds: readonly number[]
   sampling: Sampling

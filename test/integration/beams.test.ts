@@ -51,7 +51,7 @@ const searchOver = (reference: Reference, request: GenerationRequest): Finished 
     const past = source.length > 0 ? reference.encode(source) : reference.begin(prompt.length)
     return reference.step([...prompt, ...output], past).at(-1)!
   }
-  const allowed = (output: readonly number[]) => constrain(reference.config.encoder, request, output.length)
+  const allowed = (output: readonly number[]) => constrain(reference.config.encoder, request, output)
   let state = startSearch()
   while (!state.done) {
     const rows = state.live.map(({ output }) => logitsBehind(output))

@@ -130,6 +130,27 @@ describe.each(Object.entries(seq2seqConfigs))('a random %s', (_, config) => {
   )
 })
 
+it('a random t5 repeats no n-gram that it may not repeat, resumed in the middle too', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'expertmesh-seq2seq-'))
+  await writeCheckpoint(dir, seq2seqConfigs.t5, { seed: 11 })
+  const local = await openLocal(dir)
+  const twice = (ids: readonly number[], n: number): number => {
+    const grams = ids.slice(n - 1).map((_, at) => ids.slice(at, at + n).join(' '))
+    return grams.length - new Set(grams).size
+  }
+  const generate = async (noRepeatNgram: number, resume: number[] = []) =>
+    (await local.generate(requestOf([0], 60, { source: [3, 5, 9], noRepeatNgram, resume }))).ids
+  const plain = await generate(0)
+  for (const n of [1, 2, 3]) {
+    expect(twice([0, ...plain], n)).toBeGreaterThan(0)
+    const ids = await generate(n)
+    expect(twice([0, ...ids], n)).toBe(0)
+    expect(await generate(n, ids.slice(0, 30))).toEqual(ids.slice(30))
+  }
+  await local.close()
+  await rm(dir, { recursive: true })
+})
+
 /** Of positions without an end, so that sequences outgrow a block: one for the source, one and then two for the output. */
 describe.each(['t5', 'switch_transformers'] as const)('a random %s in a cache too small', (name) => {
   it('gives the same bits after preemption, in which sources are encoded again', async () => {

@@ -36,6 +36,7 @@ export const requestOf = (
   resume: [],
   maxTokens,
   minTokens: 0,
+  noRepeatNgram: 0,
   stopIds: [],
   sampling: greedy,
   search: null,

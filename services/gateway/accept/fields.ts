@@ -55,6 +55,7 @@ const generation = {
   min_p: share.nullish(),
   repetition_penalty: z.number().positive().nullish(),
   min_tokens: integer.min(0).nullish(),
+  no_repeat_ngram_size: integer.min(0).nullish(),
   ignore_eos: z.boolean().nullish(),
   stop_token_ids: z.array(integer).nullish(),
   return_token_ids: z.boolean().nullish(),

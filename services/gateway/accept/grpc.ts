@@ -44,6 +44,7 @@ const workOf = (served: Served, request: GenerateRequest__Output): Work => {
     stop: request.stop,
     stop_token_ids: request.stop_token_ids,
     ignore_eos: request.ignore_eos,
+    no_repeat_ngram_size: request.no_repeat_ngram_size,
     logprobs: request.logprobs,
     logits_sha256: request.logits_sha256,
     num_beams: request.num_beams,

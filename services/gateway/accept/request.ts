@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto'
-import { Code, invalid, MeshError } from '../../../shared/errors.ts'
+import { invalid } from '../../../shared/errors.ts'
 import type { GenerationRequest, Sampling } from '../sequence.ts'
 import { checkBeamRoom, searchOf } from './beams.ts'
 import { type ChatBody, type CompletionBody, chatBody, checked, choicesMax, completionBody } from './fields.ts'
+import { lengthsOf } from './lengths.ts'
 import { checkVocabulary, type Prompt, promptOfText, promptsOf } from './prompt.ts'
 import { type Chat, requireModel, type Served } from './served.ts'
 
@@ -64,22 +65,6 @@ const samplingOf = (served: Served, body: Body): Sampling => {
 /** A seed as an unsigned 64-bit number; negative ones wrap around. */
 const seedOf = (seed: number | bigint): bigint => BigInt.asUintN(64, BigInt(seed))
 
-const maxTokensOf = (served: Served, body: Body, prompt: Prompt, tokensDefault: number | null): number => {
-  const { contextLength, encoder } = served.config
-  const room = contextLength - (encoder ? 1 : prompt.ids.length)
-  const asked = body.max_completion_tokens ?? body.max_tokens
-  if (asked === null || asked === undefined) return Math.min(room, tokensDefault ?? room)
-  if (asked <= room) return asked
-  const param = body.max_completion_tokens ? 'max_completion_tokens' : 'max_tokens'
-  const limit = encoder
-    ? `This model's output has at most ${room} tokens`
-    : `This model's context is ${contextLength} tokens: ${prompt.ids.length} of prompt leave room for ${room}`
-  throw new MeshError(Code.INVALID_ARGUMENT, `${limit}, and ${param} is ${asked}.`, {
-    param,
-    reason: 'context_length_exceeded',
-  })
-}
-
 const checkChoices = (body: Body, prompts: number): number => {
   const n = body.n ?? 1
   if (body.best_of && body.best_of !== n && !body.use_beam_search)
@@ -120,17 +105,13 @@ const workOf = (served: Served, body: Body, prompts: readonly Prompt[], kind: Ki
   checkVocabulary(served, stopIds, 'stop_token_ids')
   const choices = prompts.flatMap((prompt) => Array.from({ length: n }, (_, choice) => ({ prompt, choice })))
   const requests = choices.map(({ prompt, choice }, at): GenerationRequest => {
-    const maxTokens = maxTokensOf(served, body, prompt, kind.tokensDefault)
-    const minTokens = body.min_tokens ?? 0
-    if (minTokens > maxTokens)
-      throw invalid(`min_tokens is ${minTokens}, more than the ${maxTokens} tokens there may be.`, 'min_tokens')
     const request = {
       id: choices.length === 1 ? kind.id : `${kind.id}-${at}`,
       model: served.name,
       ...inputOf(served, prompt),
       resume: [],
-      maxTokens,
-      minTokens,
+      ...lengthsOf(served, body, prompt, kind.tokensDefault),
+      noRepeatNgram: body.no_repeat_ngram_size ?? served.defaults.noRepeatNgram,
       stopIds: [...new Set([...(body.ignore_eos ? [] : served.config.eos), ...stopIds])],
       sampling,
       search,
@@ -160,7 +141,8 @@ const workOf = (served: Served, body: Body, prompts: readonly Prompt[], kind: Ki
 
 /**
  * POST /v1/completions. Throws INVALID_ARGUMENT naming the field at fault (reason context_length_exceeded where the
- * context is), NOT_FOUND for another model. Without max_tokens, `tokensDefault` are generated; null is to the end of the context.
+ * context is), NOT_FOUND for another model. Without max_tokens the model's own number or `tokensDefault` are generated; null is to the
+ * end of the context.
  */
 export const acceptCompletion = (
   served: Served,

@@ -31,6 +31,11 @@ export type SamplingDefaults = {
   topK: number
   minP: number
   repetitionPenalty: number
+  /** 0: no matter. */
+  noRepeatNgram: number
+  /** Of an encoder–decoder's output, whose start id transformers counts and these do not; null: nothing is said. */
+  maxTokens: number | null
+  minTokens: number
   /** 1: no search. */
   beams: number
 } & Omit<BeamSettings, 'beams'>
@@ -69,6 +74,11 @@ const generationConfig = z.object({
   top_k: z.int().min(0).nullish(),
   min_p: z.number().min(0).max(1).nullish(),
   repetition_penalty: z.number().positive().nullish(),
+  no_repeat_ngram_size: z.int().min(0).nullish(),
+  max_length: z.int().min(1).nullish(),
+  max_new_tokens: z.int().min(1).nullish(),
+  min_length: z.int().min(0).nullish(),
+  min_new_tokens: z.int().min(0).nullish(),
   num_beams: z.int().min(1).max(beamsMax).nullish(),
   length_penalty: z.number().min(-lengthPenaltyMax).max(lengthPenaltyMax).nullish(),
   early_stopping: z.union([z.boolean(), z.literal('never')]).nullish(),
@@ -89,6 +99,9 @@ export const samplingDefaults = (json: unknown): SamplingDefaults => {
     topK: sampled.top_k ?? 0,
     minP: sampled.min_p ?? 0,
     repetitionPenalty: said.repetition_penalty ?? 1,
+    noRepeatNgram: said.no_repeat_ngram_size ?? 0,
+    maxTokens: said.max_new_tokens ?? (said.max_length ? Math.max(1, said.max_length - 1) : null),
+    minTokens: said.min_new_tokens ?? Math.max(0, (said.min_length ?? 0) - 1),
     // A sampling model with beams is sampled from: what transformers does there is another search.
     beams: said.do_sample ? 1 : (said.num_beams ?? 1),
     lengthPenalty: said.length_penalty ?? 1,

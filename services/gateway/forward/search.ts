@@ -41,7 +41,7 @@ export const followSearch = (
   const { request } = sequence
   assert(request.search, 'the request asks for a search')
   const { stopIds, maxTokens } = request
-  const allowed = (output: readonly number[]) => constrain(encoder, request, output.length)
+  const allowed = (output: readonly number[]) => constrain(encoder, request, output)
   const next = advanceSearch(searching.search, rows, allowed, { ...request.search, stopIds, maxTokens })
   searching.search = next
   searching.notes.push(notesOf(request, rows, next, searching.notes.length))

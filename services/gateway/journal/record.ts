@@ -2,10 +2,11 @@ import type { EngineEvent, GenerationRequest, TokenLogprob } from '../sequence.t
 
 /** Requests and events as JSON, for stores outside this process. What is read back equals what was written, to the bit. */
 
-type StoredRequest = Omit<GenerationRequest, 'sampling' | 'source' | 'search'> & {
+type StoredRequest = Omit<GenerationRequest, 'sampling' | 'source' | 'search' | 'noRepeatNgram'> & {
   /** Absent from what was stored before there were encoder–decoders and beams: a queue outlives a gateway's update. */
   source?: readonly number[]
   search?: GenerationRequest['search']
+  noRepeatNgram?: number
   sampling: Omit<GenerationRequest['sampling'], 'seed' | 'logitBias'> & { seed: string; logitBias: [number, number][] }
 }
 
@@ -23,6 +24,7 @@ export const unpackRequest = (stored: StoredRequest): GenerationRequest => {
     ...stored,
     source: stored.source ?? [],
     search: stored.search ?? null,
+    noRepeatNgram: stored.noRepeatNgram ?? 0,
     sampling: { ...sampling, seed: BigInt(sampling.seed), logitBias: new Map(sampling.logitBias) },
   }
 }

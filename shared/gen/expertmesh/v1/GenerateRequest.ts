@@ -26,6 +26,7 @@ export interface GenerateRequest {
   'num_beams'?: (number);
   'length_penalty'?: (number | string);
   'early_stopping'?: (string);
+  'no_repeat_ngram_size'?: (number);
   'input'?: "prompt"|"prompt_ids";
   '_temperature'?: "temperature";
   '_top_p'?: "top_p";
@@ -39,6 +40,7 @@ export interface GenerateRequest {
   '_num_beams'?: "num_beams";
   '_length_penalty'?: "length_penalty";
   '_early_stopping'?: "early_stopping";
+  '_no_repeat_ngram_size'?: "no_repeat_ngram_size";
 }
 
 export interface GenerateRequest__Output {
@@ -64,6 +66,7 @@ export interface GenerateRequest__Output {
   'num_beams'?: (number);
   'length_penalty'?: (number);
   'early_stopping'?: (string);
+  'no_repeat_ngram_size'?: (number);
   'input'?: "prompt"|"prompt_ids";
   '_temperature'?: "temperature";
   '_top_p'?: "top_p";
@@ -77,4 +80,5 @@ export interface GenerateRequest__Output {
   '_num_beams'?: "num_beams";
   '_length_penalty'?: "length_penalty";
   '_early_stopping'?: "early_stopping";
+  '_no_repeat_ngram_size'?: "no_repeat_ngram_size";
 }

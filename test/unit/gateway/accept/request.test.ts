@@ -74,37 +74,13 @@ describe('a prompt', () => {
 
   it('as text needs a tokenizer', () => {
     const mute = { ...plain, tokenizer: null }
-    expect(refusal(() => complete({}, mute))).toMatchObject({ code: Code.INVALID_ARGUMENT, param: 'prompt' })
+    expect(refusal(() => complete({}, mute))).toMatchObject({
+      code: Code.INVALID_ARGUMENT,
+      param: 'prompt',
+      message: expect.stringContaining('has no tokenizer.json'),
+    })
     expect(complete({ prompt: [1] }, mute)).toMatchObject({ returnTokenIds: true })
     expect(refusal(() => complete({ prompt: [1], stop: 'a' }, mute))).toMatchObject({ param: 'stop' })
-  })
-})
-
-describe('max_tokens', () => {
-  it('is 16 for completions and the rest of the context for chats', () => {
-    expect(complete({}).requests[0].maxTokens).toBe(16)
-    expect(complete({ prompt: new Array(60).fill(1) }).requests[0].maxTokens).toBe(4)
-    expect(acceptCompletion(plain, { prompt: 'ab' }, 'x', null).requests[0].maxTokens).toBe(61)
-    const { requests } = chat({})
-    expect(requests[0].maxTokens).toBe(64 - requests[0].prompt.length)
-  })
-
-  it('may be called max_completion_tokens, which goes first', () => {
-    expect(complete({ max_tokens: 3 }).requests[0].maxTokens).toBe(3)
-    expect(chat({ max_tokens: 3, max_completion_tokens: 5 }).requests[0].maxTokens).toBe(5)
-  })
-
-  it.each([0, -1, 1.5, '3', 2 ** 60])('%j is refused', (value) => {
-    for (const param of ['max_tokens', 'max_completion_tokens'])
-      expect(refusal(() => complete({ [param]: value }))).toMatchObject({ code: Code.INVALID_ARGUMENT, param })
-  })
-
-  it('must fit the context with the prompt', () => {
-    expect(complete({ max_tokens: 61 }).requests[0].maxTokens).toBe(61)
-    expect(refusal(() => complete({ max_tokens: 62 }))).toMatchObject({
-      param: 'max_tokens',
-      reason: 'context_length_exceeded',
-    })
   })
 })
 
@@ -120,6 +96,16 @@ describe('sampling', () => {
       frequencyPenalty: 0,
       logitBias: new Map(),
     })
+  })
+
+  it('keeps n-grams from coming twice as asked, else as the model says', () => {
+    const noRepeat = (body: object, said: object) =>
+      complete(body, { ...plain, defaults: samplingDefaults(said) }).requests[0].noRepeatNgram
+    expect(noRepeat({}, {})).toBe(0)
+    expect(noRepeat({}, { no_repeat_ngram_size: 3 })).toBe(3)
+    expect(noRepeat({ no_repeat_ngram_size: 0 }, { no_repeat_ngram_size: 3 })).toBe(0)
+    expect(noRepeat({ no_repeat_ngram_size: 2, num_beams: 2 }, {})).toBe(2)
+    expect(refusal(() => complete({ no_repeat_ngram_size: -1 }))).toMatchObject({ param: 'no_repeat_ngram_size' })
   })
 
   it('takes what is asked', () => {
@@ -178,8 +164,9 @@ describe('sampling', () => {
 
   it('follows generation_config.json only where it samples', () => {
     const config = { temperature: 0.7, top_p: 0.8, top_k: 5, repetition_penalty: 1.1 }
+    const lengths = { maxTokens: null, minTokens: 0, noRepeatNgram: 0 }
     const search = { beams: 1, lengthPenalty: 1, earlyStopping: false }
-    const plain = { temperature: 1, topP: 1, topK: 0, minP: 0, repetitionPenalty: 1.1, ...search }
+    const plain = { temperature: 1, topP: 1, topK: 0, minP: 0, repetitionPenalty: 1.1, ...search, ...lengths }
     expect(samplingDefaults(config)).toEqual(plain)
     expect(samplingDefaults({ ...config, do_sample: true })).toEqual({ ...plain, temperature: 0.7, topP: 0.8, topK: 5 })
     expect(refusal(() => samplingDefaults({ temperature: 'hot' })).message).toContain('temperature')

@@ -13,7 +13,7 @@ import { Code } from '../../../../shared/errors.ts'
 import { seeded } from '../../../support/random.ts'
 
 type Model = (output: readonly number[]) => Float32Array
-type Limit = (generated: number) => Constraint
+type Limit = (output: readonly number[]) => Constraint
 
 const anything: Limit = () => ({ forced: null, banned: [] })
 
@@ -30,7 +30,7 @@ const searches = (model: Model, options: BeamOptions, limit = anything): Search[
   while (!all.at(-1)!.done) {
     const search = all.at(-1)!
     const rows = search.live.map(({ output }) => model(output))
-    all.push(advanceSearch(search, rows, ({ length }) => limit(length), options))
+    all.push(advanceSearch(search, rows, limit, options))
   }
   return all
 }
@@ -55,7 +55,7 @@ const exhaustive = (model: Model, options: BeamOptions, limit: Limit): { output:
       if (score > best.score) best = { output, score }
       return
     }
-    for (const [id, more] of processed(model(output), limit(output.length)).entries())
+    for (const [id, more] of processed(model(output), limit(output)).entries())
       if (more > -Infinity) visit([...output, id], sum + more)
   }
   visit([], 0)
@@ -75,7 +75,7 @@ const asTransformers = (model: Model, options: BeamOptions, limit: Limit): { bes
   let finished: Slot[] = Array.from({ length: beams }, () => ({ ids: [], score: nothing, sent: false }))
   for (let length = 1; ; length++) {
     const all = running.flatMap(({ ids, score }) =>
-      processed(model(ids), limit(length - 1)).map((more, id) => ({ ids: [...ids, id], score: score + more })),
+      processed(model(ids), limit(ids)).map((more, id) => ({ ids: [...ids, id], score: score + more })),
     )
     const candidates = top(all, keep)
     const hits = candidates.map(({ ids }) => stopIds.includes(ids.at(-1)!) || length === maxTokens)
@@ -122,8 +122,9 @@ describe('beam search', () => {
         suppressed: below(2) ? [1] : [],
         suppressedFirst: below(2) ? [2] : [],
       }
-      const request = { ...options, minTokens: below(2) ? below(options.maxTokens + 1) : 0 }
-      const limit = (generated: number) => constrain(encoder, request, generated)
+      const minTokens = below(2) ? below(options.maxTokens + 1) : 0
+      const request = { ...options, prompt: [0], minTokens, noRepeatNgram: below(3) }
+      const limit: Limit = (output) => constrain(encoder, request, output)
       const expected = asTransformers(model, options, limit)
       const all = searches(model, options, limit)
       const found = bestOutput(all.at(-1)!)
@@ -132,7 +133,7 @@ describe('beam search', () => {
       expect(all.length - 1, `case ${seed}`).toBe(expected.steps)
       const { length } = found.output
       const stops = options.stopIds.includes(found.output[length - 1])
-      const forced = length === options.maxTokens && limit(length - 1).forced !== null
+      const forced = length === options.maxTokens && limit(found.output.slice(0, -1)).forced !== null
       expect(found.finish, `case ${seed}`).toBe(stops && !forced ? 'stop' : 'length')
       ends[found.finish === 'length' ? 'length' : expected.steps < options.maxTokens ? 'early' : 'late']++
     }
@@ -147,7 +148,7 @@ describe('beam search', () => {
       const options = { ...randomOptions(below), stopIds, maxTokens: 1 + below(4), beams: 300 }
       const model = modelOf(seed, vocabulary, [1, 4][below(2)])
       const banned = below(2) ? [vocabulary - 1] : []
-      const limit = (generated: number) => ({ forced: null, banned: generated === 1 ? banned : [] })
+      const limit: Limit = ({ length }) => ({ forced: null, banned: length === 1 ? banned : [] })
       const expected = exhaustive(model, options, limit)
       const found = bestOutput(searches(model, options, limit).at(-1)!)
       expect(found.score).toBeCloseTo(expected.score, 9)
@@ -199,25 +200,25 @@ describe('beam search', () => {
     const flat = () => new Float32Array(4)
     const options: BeamOptions = { beams: 1, lengthPenalty: 2, earlyStopping: true, maxTokens: 3, stopIds: [3] }
     const forced = [2, null, 3]
-    const found = bestOutput(searches(flat, options, (at) => ({ forced: forced[at], banned: [] })).at(-1)!)
+    const found = bestOutput(searches(flat, options, ({ length }) => ({ forced: forced[length], banned: [] })).at(-1)!)
     expect(found).toMatchObject({ output: [2, 0, 3], finish: 'length' })
     expect(found.score).toBeCloseTo(Math.log(1 / 4) / 9, 12)
   })
 
   it('keeps a stop out of the answers that is not among the best B, and goes on without it', () => {
     const options: BeamOptions = { beams: 1, lengthPenalty: 0, earlyStopping: true, maxTokens: 9, stopIds: [1] }
-    const search = advanceSearch(startSearch(), [Float32Array.of(2, 1, 0)], () => anything(0), options)
+    const search = advanceSearch(startSearch(), [Float32Array.of(2, 1, 0)], () => anything([]), options)
     expect(search).toMatchObject({ live: [{ output: [0] }], finished: [], done: false })
   })
 
   it('drops what has no probability, and ends when nothing is left to go on with', () => {
     const options: BeamOptions = { beams: 3, lengthPenalty: 1, earlyStopping: false, maxTokens: 9, stopIds: [1] }
-    const start = advanceSearch(startSearch(), [Float32Array.of(0, -Infinity, 1)], () => anything(0), options)
+    const start = advanceSearch(startSearch(), [Float32Array.of(0, -Infinity, 1)], () => anything([]), options)
     expect(start.live.map(({ output }) => output)).toEqual([[2], [0]])
     const end = advanceSearch(
       start,
       [0, 1].map(() => Float32Array.of(-Infinity, 5, -Infinity)),
-      () => anything(1),
+      () => anything([0]),
       options,
     )
     expect(end).toMatchObject({ live: [], done: true, finished: [{ output: [2, 1] }, { output: [0, 1] }] })
@@ -228,10 +229,10 @@ describe('beam search', () => {
     const inner = expect.objectContaining({ code: Code.INTERNAL })
     const advance = (allowed: Constraint, ...logits: number[]) =>
       advanceSearch(startSearch(), [Float32Array.from(logits)], () => allowed, options)
-    expect(() => advance(anything(0), 1, Number.NaN)).toThrow(inner)
+    expect(() => advance(anything([]), 1, Number.NaN)).toThrow(inner)
     expect(() => advance({ forced: 0, banned: [] }, 1, Infinity)).toThrow(inner)
     expect(() => advance({ forced: null, banned: [0, 1] }, 1, 1)).toThrow(inner)
-    expect(() => advance(anything(0), -Infinity, -Infinity)).toThrow(inner)
+    expect(() => advance(anything([]), -Infinity, -Infinity)).toThrow(inner)
   })
 
   it('leaves its arguments as they are and survives a copy', () => {

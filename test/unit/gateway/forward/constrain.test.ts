@@ -9,8 +9,10 @@ import { seeded } from '../../../support/random.ts'
 
 const start = 0
 const free: Encoder = { layers: 1, start, forcedFirst: null, forcedLast: null, suppressed: [], suppressedFirst: [] }
-type Limits = { stopIds: readonly number[]; minTokens: number; maxTokens: number }
-const limits: Limits = { stopIds: [2], minTokens: 0, maxTokens: 4 }
+type Limits = Parameters<typeof constrain>[1]
+const limits: Limits = { prompt: [start], stopIds: [2], minTokens: 0, maxTokens: 4, noRepeatNgram: 0 }
+/** An output of so many ids, of which none matters. */
+const outputOf = (generated: number): number[] => new Array(generated).fill(1)
 
 /**
  * transformers' processors one after another, each over a whole list of scores and by the length of the decoder's ids, as
@@ -22,7 +24,12 @@ const dumb = (scores: readonly number[], ids: readonly number[], encoder: Encode
   const only = (id: number) => scores.map((_, at) => (at === id ? 0 : -Infinity))
   const without = (from: readonly number[], banned: readonly number[]) =>
     from.map((score, id) => (banned.includes(id) && score !== 0 ? -Infinity : score))
-  let result = [...scores]
+  const n = request.noRepeatNgram
+  const grams = ids.slice(0, Math.max(0, length - n + 1)).map((_, at) => ids.slice(at, at + n))
+  const repeats = scores
+    .map((_, id) => id)
+    .filter((id) => grams.some((gram) => `${gram}` === `${[...ids, id].slice(-n)}`))
+  let result = n > 0 ? without(scores, repeats) : [...scores]
   if (length - 1 < request.minTokens) result = without(result, request.stopIds)
   if (length === 1 && encoder.forcedFirst !== null) result = only(encoder.forcedFirst)
   const { forcedLast } = encoder
@@ -52,11 +59,13 @@ describe('constraints', () => {
         suppressed: some(3),
         suppressedFirst: some(3),
       }
-      const maxTokens = 1 + below(5)
+      const maxTokens = 1 + below(6)
       const ends = below(3) && encoder.forcedLast ? encoder.forcedLast.id : null
       const request = {
         maxTokens,
+        prompt: [start],
         minTokens: below(maxTokens + 1),
+        noRepeatNgram: below(4),
         stopIds: [...some(2), ...(ends === null ? [] : [ends])],
       }
       const output: number[] = []
@@ -64,7 +73,7 @@ describe('constraints', () => {
         // Zero is what the dumb version writes where it forces.
         const logits = Float32Array.from({ length: size }, () => 1 + below(1000) / 100)
         const expected = largest(dumb([...logits], [start, ...output], encoder, request))
-        const constraint = constrain(encoder, request, output.length)
+        const constraint = constrain(encoder, request, output)
         const history = { prompt: [start], output }
         const { token } = sample(logits, history, greedy, 0, { logprobs: null, ...constraint })
         expect(token, `case ${seed}, token ${output.length}`).toBe(expected)
@@ -77,16 +86,27 @@ describe('constraints', () => {
 
   it('of a decoder alone are its stop ids until min_tokens', () => {
     for (const generated of [0, 1, 2, 3])
-      expect(constrain(null, { ...limits, minTokens: 2 }, generated)).toEqual({
+      expect(constrain(null, { ...limits, minTokens: 2 }, outputOf(generated))).toEqual({
         forced: null,
         banned: generated < 2 ? [2] : [],
       })
   })
 
+  it('ban what would repeat an n-gram of prompt and output, in a decoder alone too', () => {
+    const banned = (prompt: number[], output: number[], noRepeatNgram: number) =>
+      constrain(null, { ...limits, prompt, noRepeatNgram }, output).banned
+    expect(banned([5], [6, 5], 2)).toEqual([6])
+    expect(banned([5, 6], [7, 5, 6, 8, 5, 6], 3)).toEqual([7, 8])
+    expect(banned([5], [6, 7], 1)).toEqual([5, 6, 7])
+    expect(banned([5, 5], [], 2)).toEqual([5])
+    expect(banned([5], [6], 3)).toEqual([])
+    expect(banned([5], [5, 5, 5], 0)).toEqual([])
+  })
+
   it('force the last id at max_tokens, but no end with ignore_eos, nor anything where nothing says so', () => {
     const ending = { ...free, forcedLast: { id: 2, ends: true } }
     const forcedAt = (encoder: Encoder, request: Limits) =>
-      [0, 1, 2, 3].map((generated) => constrain(encoder, request, generated).forced)
+      [0, 1, 2, 3].map((generated) => constrain(encoder, request, outputOf(generated)).forced)
     expect(forcedAt(ending, limits)).toEqual([null, null, null, 2])
     expect(forcedAt(ending, { ...limits, stopIds: [] })).toEqual([null, null, null, null])
     expect(forcedAt(free, limits)).toEqual([null, null, null, null])
@@ -101,15 +121,16 @@ describe('constraints', () => {
       for (const dir of goldenFolders([name])) {
         const { config, close } = await openModel(dir)
         await close()
-        const request = { stopIds: [], minTokens: 0, maxTokens: 24 }
+        const request = { ...limits, stopIds: [], maxTokens: 24 }
         for (let generated = 0; generated < 24; generated++)
-          expect(constrain(config.encoder, request, generated)).toEqual({ forced: null, banned: [] })
+          expect(constrain(config.encoder, request, outputOf(generated))).toEqual({ forced: null, banned: [] })
       }
     },
   )
 
   it('keep from the beginning what may not begin, behind a forced beginning too', () => {
-    const banned = (encoder: Encoder) => [0, 1, 2].map((generated) => constrain(encoder, limits, generated).banned)
+    const banned = (encoder: Encoder) =>
+      [0, 1, 2].map((generated) => constrain(encoder, limits, outputOf(generated)).banned)
     expect(banned({ ...free, suppressedFirst: [7] })).toEqual([[7], [], []])
     expect(banned({ ...free, suppressedFirst: [7], forcedFirst: 5 })).toEqual([[], [7], []])
   })

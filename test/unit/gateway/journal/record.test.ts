@@ -7,15 +7,16 @@ import { seeded } from '../../../support/random.ts'
 it('requests survive a store as they are', () => {
   const seed = 2n ** 64n - 1n
   const sampling = { ...greedy, seed, temperature: 0.1 + 0.2, logitBias: new Map([[7, -100]]) }
-  const request = requestOf([1, 2, 3], 9, { sampling, source: [8, 9], resume: [4, 5], stopIds: [6], logprobs: 0 })
+  const more = { source: [8, 9], resume: [4, 5], stopIds: [6], logprobs: 0, noRepeatNgram: 3 }
+  const request = requestOf([1, 2, 3], 9, { sampling, ...more })
   const stored = JSON.parse(JSON.stringify(packRequest(request)))
   expect(unpackRequest(stored)).toEqual<GenerationRequest>(request)
 })
 
-it('a request stored before there were sources has none', () => {
+it('a request stored before there were sources, beams and bans of n-grams has none', () => {
   const request = requestOf([1, 2, 3], 9)
-  const { source, ...older } = packRequest(request)
-  expect(source).toEqual([])
+  const { source, search, noRepeatNgram, ...older } = packRequest(request)
+  expect({ source, search, noRepeatNgram }).toEqual({ source: [], search: null, noRepeatNgram: 0 })
   expect(unpackRequest(older)).toEqual(request)
 })
 
