@@ -212,16 +212,21 @@ const decoder = (of: Component, json: TokenizerJson, nested: boolean): Component
 const checkUnigram = ({ model, added_tokens }: TokenizerJson): void => {
   if (!Array.isArray(model.vocab)) return
   if (asked(model.byte_fallback)) refuse('a Unigram model with byte_fallback')
-  const unknown = model.vocab[z.int().parse(model.unk_id)]?.[0]
+  const unknown = model.vocab[Number(model.unk_id ?? -1)]?.[0]
+  if (unknown === undefined) refuse('a Unigram model without an unknown piece')
   if (!added_tokens.some(({ content }) => content === unknown))
     refuse(`a Unigram model whose unknown piece ${unknown} is no special token`)
   const wrong = model.vocab.find(([, score]) => Math.fround(score) !== score)
   if (wrong) refuse(`a Unigram model with scores of more than 32 bits, as that of ${wrong[0]}`)
 }
 
+/** Older files do not name the model's type. */
+const typeOf = ({ model }: TokenizerJson): string =>
+  model.type ?? ('merges' in model ? 'BPE' : Array.isArray(model.vocab) ? 'Unigram' : 'unnamed')
+
 const checkModel = (json: TokenizerJson): void => {
   const { model } = json
-  const type = model.type ?? ('merges' in model ? 'BPE' : 'unnamed')
+  const type = typeOf(json)
   if (type !== 'BPE' && type !== 'Unigram') refuse(`the ${type} model`)
   checkUnigram(json)
   for (const key of ['dropout', 'continuing_subword_prefix', 'end_of_word_suffix']) {
@@ -241,6 +246,7 @@ export const exactTokenizer = (json: TokenizerJson): TokenizerJson => {
   if (lonely) refuse(`the added token ${lonely.content} as a single word`)
   return {
     ...json,
+    model: { ...json.model, type: typeOf(json) },
     normalizer: json.normalizer && normalizer(json.normalizer, json),
     pre_tokenizer: json.pre_tokenizer && preTokenizer(json.pre_tokenizer, json, false),
     decoder: json.decoder && decoder(json.decoder, json, false),

@@ -49,6 +49,14 @@ describe.each(kinds)("%s's tokenizer", (kind) => {
     expect(tokenizer.decode(ids, skip)).toBe(text)
   })
 
+  it('is the same where the file does not name the type of its model', async () => {
+    const { model, ...json } = await read(kind)
+    const { type, ...unnamed } = model
+    const older = await open({ ...json, model: unnamed })
+    expect(['Unigram', 'BPE']).toContain(type)
+    for (const { text, [kind]: expected } of cases) expect(older.encode(text, around)).toEqual(expected.ids)
+  })
+
   it('has the text of any ids, at once and as they come', () => {
     for (const { ids, [kind]: text } of decoded) {
       expect(tokenizer.decode(ids, skip)).toBe(text)
@@ -116,6 +124,7 @@ describe('opening a SentencePiece tokenizer', () => {
   it.each<[string, (json: Awaited<ReturnType<typeof read>>) => object]>([
     ['unknown piece <unk> is no special token', ({ added_tokens: [pad, eos] }) => ({ added_tokens: [pad, eos] })],
     ['scores of more than 32 bits', ({ model }) => ({ model: { ...model, vocab: [...model.vocab, ['new', -0.1]] } })],
+    ['without an unknown piece', ({ model }) => ({ model: { ...model, unk_id: null } })],
     ['a Unigram model with byte_fallback', ({ model }) => ({ model: { ...model, byte_fallback: true } })],
     [
       'the Sequence pre-tokenizer',
