@@ -8,7 +8,7 @@ import { onParentLost } from '../../shared/lifeline.ts'
 import { convert } from '../../shared/model/convert.ts'
 import { type Model, modelHash, openModel } from '../../shared/model/open.ts'
 import { expertParts, gatewayParts } from '../../shared/model/part.ts'
-import { numericClass } from '../../shared/model/probe.ts'
+import { probe } from '../../shared/model/probe.ts'
 import { built, packageRoot } from '../../shared/root.ts'
 import {
   addHealth,
@@ -139,7 +139,9 @@ const openParts = async (config: GatewayConfig, model: Model, { hash, sources, l
     onDeath,
   })
   starting.catch(() => {}) // Awaited below, unless the workers fail first.
-  const ownClass = await numericClass({ device: 'cpu', threads: config.threads })
+  const { numericClass: ownClass, refused } = await probe({ device: 'cpu', threads: config.threads })
+  const unfit = refused.get(config.precision)
+  if (unfit) throw unfit
   const storing = openStore(config, { modelHash: hash, numericClass: ownClass }, log)
   storing.catch(() => {})
   const fleet = await openFleet(config, model, { hash, ownClass, log }, sources)

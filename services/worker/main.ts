@@ -3,7 +3,7 @@ import { type Logger, pino } from 'pino'
 import { MeshError } from '../../shared/errors.ts'
 import { FRAME_HEAD_BYTES } from '../../shared/frame.ts'
 import { onParentLost } from '../../shared/lifeline.ts'
-import { expertRate, numericClass } from '../../shared/model/probe.ts'
+import { expertRate, probe } from '../../shared/model/probe.ts'
 import {
   addHealth,
   addReflection,
@@ -19,7 +19,7 @@ import { createForward } from './forward.ts'
 import { Hold } from './hold.ts'
 import { joinGateway } from './join.ts'
 import { Lane } from './lane.ts'
-import { visibleModels } from './models.ts'
+import { precisionsOf, visibleModels } from './models.ts'
 import { registerWorker } from './register.ts'
 import { expertHandlers, holdingsOf } from './service.ts'
 import { openWatch } from './watch.ts'
@@ -51,10 +51,12 @@ export const runWorker = async (
   const { cacheDir, device, computeThreads, threadsPerLane: threads } = config
   if (config.exposed)
     log.warn({ listen: config.listen }, 'INSECURE: anyone who reaches this address can use this worker')
-  const measured = await numericClass({ device, threads })
+  const { numericClass, refused } = await probe({ device, threads })
+  for (const [precision, { message }] of refused) log.warn({ precision, reason: message }, 'precision left out')
   const onRefused = (folder: string, error: MeshError): void =>
     log.warn({ folder, reason: error.message }, 'model left out')
-  const models = await visibleModels(config.modelFolders, { cacheDir, device, onRefused })
+  const precisions = precisionsOf(device).filter((precision) => !refused.has(precision))
+  const models = await visibleModels(config.modelFolders, { cacheDir, precisions, onRefused })
   const lanes = Array.from({ length: computeThreads }, () => new Lane({ cacheDir, device, threads }, onDeath))
   const hold = new Hold({ models, lanes, cacheDir, memoryLimitBytes: config.memoryLimitBytes })
   const forward = createForward(hold, lanes, config)
@@ -62,7 +64,7 @@ export const runWorker = async (
   const server = createServer({ token: config.token, maxMessageBytes: config.maxFrameBytes + FRAME_HEAD_BYTES })
   let draining = false
   const rowsPerSecond = computeThreads * (await expertRate({ device, threads }))
-  const facts = { device, numericClass: measured, threads: computeThreads * threads, rowsPerSecond }
+  const facts = { device, numericClass, threads: computeThreads * threads, rowsPerSecond }
   const holdings = () => holdingsOf(hold, facts, draining)
   const watch = openWatch(holdings)
   server.addService(expertService(proto), expertHandlers({ hold, forward, watch, holdings }))
@@ -76,7 +78,7 @@ export const runWorker = async (
     joinGateway({ gateway, address: advertised, token: config.token, log }),
   )
   if (config.redis !== null) leave.push(registerWorker(config.redis, advertised, log))
-  log.info({ address, device, threads: facts.threads, numericClass: measured, rowsPerSecond }, 'listening')
+  log.info({ address, device, threads: facts.threads, numericClass, rowsPerSecond }, 'listening')
   return {
     address,
     close: async () => {

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { Code, MeshError } from '../../shared/errors.ts'
-import type { ModelConfig, Precision } from '../../shared/model/config.ts'
+import { type ModelConfig, PRECISIONS, type Precision } from '../../shared/model/config.ts'
 import { modelHash, openModel } from '../../shared/model/open.ts'
 import { partGraph } from '../../shared/model/part.ts'
 import type { Device } from '../../shared/model/session.ts'
@@ -27,16 +27,16 @@ export const modelFolders = (folders: readonly string[]): string[] =>
       .sort()
   })
 
-/** Exact integers exist on the CPU alone; elsewhere an int8 model would be another numeric class. */
-const precisionsOf = (device: Device): readonly Precision[] => (device === 'cpu' ? ['fp32', 'int8'] : ['fp32'])
+/** Quantised kernels are the CPU's alone; elsewhere an int8 model would be another numeric class. */
+export const precisionsOf = (device: Device): readonly Precision[] => (device === 'cpu' ? PRECISIONS : ['fp32'])
 
 /**
- * Hashes every model in these folders; a model that cannot be served is left out and reported.
+ * Hashes every model in these folders, in these precisions; a model that cannot be served is left out and reported.
  * @throws MeshError FAILED_PRECONDITION when none is left.
  */
 export const visibleModels = async (
   folders: readonly string[],
-  options: { cacheDir: string; device: Device; onRefused(folder: string, error: MeshError): void },
+  options: { cacheDir: string; precisions: readonly Precision[]; onRefused(folder: string, error: MeshError): void },
 ): Promise<VisibleModel[]> => {
   const visible: VisibleModel[] = []
   for (const dir of modelFolders(folders)) {
@@ -56,13 +56,13 @@ export const visibleModels = async (
 
 const inEveryPrecision = async (
   dir: string,
-  { cacheDir, device }: { cacheDir: string; device: Device },
+  { cacheDir, precisions }: { cacheDir: string; precisions: readonly Precision[] },
 ): Promise<VisibleModel[]> => {
   const model = await openModel(dir)
   try {
     const { config } = model
     const visible: VisibleModel[] = []
-    for (const precision of precisionsOf(device)) {
+    for (const precision of precisions) {
       const hash = await modelHash(model, precision, cacheDir)
       const expertBytes = partGraph(config, { kind: 'expert', layer: 0, expert: 0 }, precision).shardBytes
       visible.push({ hash, dir, precision, config, expertBytes })

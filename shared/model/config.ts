@@ -230,4 +230,5 @@ export type WeightMap = {
 }
 
 /** A row's bytes on the wire and in shards. fp32 is the reference; int8 is quantised per row, weights per output channel. */
-export type Precision = 'fp32' | 'int8'
+export const PRECISIONS = ['fp32', 'int8'] as const
+export type Precision = (typeof PRECISIONS)[number]

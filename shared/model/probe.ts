@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Code, MeshError } from '../errors.ts'
-import type { ModelConfig } from './config.ts'
+import type { ModelConfig, Precision } from './config.ts'
 import { runExpert } from './experts.ts'
 import { attentionGraph, outputGraph, projectGraph } from './graph/attend.ts'
 import { expertGraph } from './graph/ffn.ts'
@@ -66,33 +66,51 @@ const stacked: ModelConfig = {
   ffn: { activation: 'gelu', gated: false, bias: true },
 }
 
-/** @returns SHA-256, hex. @throws MeshError FAILED_PRECONDITION when a row's result here depends on its neighbours, or int8 is not exact. */
-export const numericClass = async (options: ProbeOptions): Promise<string> => {
+export type Probed = {
+  /** SHA-256, hex. */
+  numericClass: string
+  /** Precisions in which this machine does not compute as it must, and why. */
+  refused: ReadonlyMap<Precision, MeshError>
+}
+
+/** @throws MeshError FAILED_PRECONDITION when a row's fp32 result here depends on its neighbours: such a machine is of no use. */
+export const probe = async (options: ProbeOptions): Promise<Probed> => {
   const folder = await mkdtemp(join(tmpdir(), 'expertmesh-probe-'))
   const hash = createHash('sha256')
   // A GPU runs experts alone, from float weights.
   const cpu = options.device === 'cpu'
   const check = async (name: string, graph: Graph, feeds: Feeds): Promise<void> => {
     const session = await openProbe(folder, name, graph, options)
-    await checkBlocks(name, cpu ? session.run : (inputs) => runOnDevice(session, options.device, inputs), feeds, hash)
-    if (!cpu) await checkAccurate(graph, session, options.device)
-    await session.close()
-  }
-  try {
-    for (const precision of cpu ? (['fp32', 'int8'] as const) : (['fp32'] as const)) {
-      await check(`expert-${precision}`, expertGraph(config, precision), precision === 'fp32' ? floatRows : byteRows)
-      if (!cpu) continue
-      await check(`project-${precision}`, projectGraph(config, precision), hiddenRows)
-      await check(`output-${precision}`, outputGraph(config, 0, precision), mixedRows)
+    try {
+      await checkBlocks(name, cpu ? session.run : (inputs) => runOnDevice(session, options.device, inputs), feeds, hash)
+      if (!cpu) await checkAccurate(graph, session, options.device)
+    } finally {
+      await session.close()
     }
+  }
+  const checkPrecision = async (precision: Precision): Promise<void> => {
+    await check(`expert-${precision}`, expertGraph(config, precision), precision === 'int8' ? byteRows : floatRows)
+    if (!cpu) return
+    await check(`project-${precision}`, projectGraph(config, precision), hiddenRows)
+    await check(`output-${precision}`, outputGraph(config, 0, precision), mixedRows)
+    if (precision === 'int8') await checkExact(folder, options)
+  }
+  const refused = new Map<Precision, MeshError>()
+  try {
+    await checkPrecision('fp32')
     if (cpu) {
+      try {
+        await checkPrecision('int8')
+      } catch (error) {
+        refused.set('int8', MeshError.from(error))
+        hash.update('no int8')
+      }
       await check('attention', attentionGraph(config, { causal: true, mask: 'none' }), cachedRows)
       await check('whole-attention', attentionGraph(config, { causal: false, mask: 'none' }), wholeRows)
       await check('gelu-expert', expertGraph(stacked, 'fp32'), floatRows)
       await check('layer-output', outputGraph(stacked, 0, 'fp32'), mixedRows)
-      await checkExact(folder, options)
     }
-    return hash.digest('hex')
+    return { numericClass: hash.digest('hex'), refused }
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
@@ -214,7 +232,7 @@ const checkBlocks = async (name: string, run: Session['run'], feeds: Feeds, hash
         const cause = `on this machine the result "${output}" of ${name} changes with the number of rows (${size} or ${ROWS})`
         throw new MeshError(
           Code.FAILED_PRECONDITION,
-          `${cause}, so answers would depend on batching; use another machine or device`,
+          `${cause}, so answers would depend on batching; use another machine, device or precision`,
         )
       }
     }
