@@ -1,6 +1,6 @@
-import { type Command, InvalidArgumentError } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 import { invalid } from '../../shared/errors.ts'
-import type { Precision } from '../../shared/model/config.ts'
+import { PRECISIONS, type Precision } from '../../shared/model/config.ts'
 
 /** What a person may choose about a cluster on this machine; what is left out, the services decide. */
 export type ClusterOptions = {
@@ -44,18 +44,15 @@ export const decimal =
     throw new InvalidArgumentError(`It must be a number from ${min} to ${max}.`)
   }
 
-export const precision = (text: string): Precision => {
-  if (text === 'fp32' || text === 'int8') return text
-  throw new InvalidArgumentError('It must be fp32 or int8.')
-}
-
 /** Adds the flags every in-machine cluster has. */
 export const addClusterFlags = (command: Command): Command =>
   command
     .requiredOption('--model <dir>', 'Hugging Face model folder')
     .option('--workers <n>', 'expert worker processes; 0 keeps the experts in the gateway', whole(0, WORKERS_MAX), 2)
     .option('--replicas <n>', 'workers that hold each expert: with 2, losing one costs no time', whole(1, WORKERS_MAX))
-    .option('--precision <name>', 'fp32 or int8', precision)
+    .addOption(
+      new Option('--precision <kind>', 'int4 for least memory, fp32 for exactness (default: int8)').choices(PRECISIONS),
+    )
     .option('--device <name>', "the workers' device: cpu, webgpu or cuda")
     .option('--threads <n>', 'compute threads of each worker (default: the cores shared out)', whole(1))
     .option('--cache <dir>', 'where converted weights are kept')

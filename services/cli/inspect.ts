@@ -1,11 +1,10 @@
 import { Command } from 'commander'
-import type { ModelConfig, Precision } from '../../shared/model/config.ts'
+import { type ModelConfig, PRECISIONS, type Precision } from '../../shared/model/config.ts'
 import { openModel } from '../../shared/model/open.ts'
 import { expertParts, gatewayParts, type LayerExperts, type Part, partGraph } from '../../shared/model/part.ts'
 import { count } from './cluster.ts'
 import { whole } from './flags.ts'
 
-const PRECISIONS: readonly Precision[] = ['fp32', 'int8']
 const MIB = 2 ** 20
 const WORKERS_MAX = 4096
 
@@ -115,7 +114,7 @@ export const deal = (layers: readonly number[], experts: number, workers: number
 
 /** Experts are all of one size, so one graph stands for all. */
 const bytesOf = (config: ModelConfig, parts: readonly Part[]): Bytes => {
-  const bytes = PRECISIONS.map((precision) => {
+  const bytes = (precision: Precision): number => {
     const known = new Map<string, number>()
     const size = (part: Part): number => {
       const key = part.kind === 'expert' ? 'expert' : `${part.kind} ${'layer' in part ? part.layer : ''}`
@@ -124,13 +123,13 @@ const bytesOf = (config: ModelConfig, parts: readonly Part[]): Bytes => {
       return found
     }
     return parts.reduce((sum, part) => sum + size(part), 0)
-  })
-  return { fp32: bytes[0], int8: bytes[1] }
+  }
+  return { fp32: bytes('fp32'), int8: bytes('int8'), int4: bytes('int4') }
 }
 
 const mib = (bytes: number): string => `${(bytes / MIB).toFixed(1)} MiB`.padStart(13)
 const row = (name: string, number: string, bytes: Bytes): string =>
-  `${name.padEnd(28)}${number.padStart(6)}${mib(bytes.fp32)}${mib(bytes.int8)}`
+  [name.padEnd(28), number.padStart(6), ...PRECISIONS.map((precision) => mib(bytes[precision]))].join('')
 
 const stacks = ({ layers, encoderLayers, sparseLayers }: Inspection): string => {
   const sparse = sparseLayers > 0 ? [`${sparseLayers} with experts`] : []
@@ -166,7 +165,7 @@ export const render = (model: Inspection): string => {
     ...ffns(model),
     words.join(', '),
     '',
-    `${'part'.padEnd(28)}${'count'.padStart(6)}${'fp32'.padStart(13)}${'int8'.padStart(13)}`,
+    ['part'.padEnd(28), 'count'.padStart(6), ...PRECISIONS.map((precision) => precision.padStart(13))].join(''),
     ...model.parts.map((part) => row(part.name, String(part.count), part.bytes)),
     '',
     ...(model.sparseLayers > 0 ? shares(model) : ['no experts: the gateway holds everything, and workers nothing']),

@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { invalid } from '../../shared/errors.ts'
 import { coresAllowed } from '../../shared/machine.ts'
-import type { Precision } from '../../shared/model/config.ts'
+import { PRECISIONS, type Precision } from '../../shared/model/config.ts'
 import { RULES_HELP, type Rules, readRules } from './placement/rules.ts'
 
 export type GatewayConfig = Readonly<{
@@ -97,8 +97,11 @@ export const gatewayCommand = (): Command =>
     )
     .option('--placement <file>', 'JSON file of rules: which workers hold which experts (see below)')
     .addOption(
-      new Option('--precision <kind>', 'fp32 matches transformers token for token, int8 is faster')
-        .choices(['fp32', 'int8'])
+      new Option(
+        '--precision <kind>',
+        'fp32 matches transformers token for token; int8 is faster; int4 takes least memory and is fastest for a few streams, with answers a little worse',
+      )
+        .choices(PRECISIONS)
         .default('int8'),
     )
     .option('--listen <host:port>', 'HTTP', address, { host: '127.0.0.1', port: 8080 })

@@ -3,7 +3,7 @@ import { readFileSync, realpathSync } from 'node:fs'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { invalid, MeshError } from '../../shared/errors.ts'
 import { onParentLost } from '../../shared/lifeline.ts'
-import type { Precision } from '../../shared/model/config.ts'
+import { PRECISIONS, type Precision } from '../../shared/model/config.ts'
 import { readModelConfig } from '../../shared/model/open.ts'
 import { partGraph } from '../../shared/model/part.ts'
 import { balance } from './placement/balance.ts'
@@ -86,7 +86,7 @@ export const planCommand = (): Command =>
     )
     .requiredOption('--model <dir>', 'folder with the config.json of a Hugging Face checkpoint')
     .requiredOption('--workers <kinds>', 'the cluster, such as 8x24GiB,2x80GiB@3 (see below)', parseWorkers)
-    .addOption(new Option('--precision <kind>', 'of the experts').choices(['fp32', 'int8']).default('int8'))
+    .addOption(new Option('--precision <kind>', 'of the experts').choices(PRECISIONS).default('int8'))
     .option('--trace <file>', 'recorded routing (see below)')
     .addOption(
       new Option('--zipf <s>', 'made-up routing with this skew; 0 is none')

@@ -229,6 +229,9 @@ export type WeightMap = {
   expert(layer: number, expert: number, name: ExpertTensor): Source
 }
 
-/** A row's bytes on the wire and in shards. fp32 is the reference; int8 is quantised per row, weights per output channel. */
-export const PRECISIONS = ['fp32', 'int8'] as const
+/**
+ * The form of a model's matrices and of the rows that its experts take. fp32 is the reference; int8 quantises rows, and weights by
+ * output channel; int4 keeps rows as floats and quantises weights in blocks along an output channel, each with a scale of its own.
+ */
+export const PRECISIONS = ['fp32', 'int8', 'int4'] as const
 export type Precision = (typeof PRECISIONS)[number]

@@ -67,7 +67,7 @@ export const openExperts = async (options: ExpertsOptions): Promise<Experts> => 
     await runExpert(
       session,
       device,
-      precision === 'fp32' ? warmth : new Uint8Array(config.hidden),
+      precision === 'int8' ? new Uint8Array(config.hidden) : warmth,
       new Float32Array(1),
       config.hidden,
     )

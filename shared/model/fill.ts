@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict'
 import type { ExpertTensor, LayerTensor, ModelConfig, ModelTensor, Precision, Source, WeightMap } from './config.ts'
-import type { Part } from './part.ts'
-import { columnSizes, divideRows, equalise, quantiseMatrix, rowSizes, scaleColumns, transpose } from './quantise.ts'
+import { formOf, type Part } from './part.ts'
+import {
+  columnSizes,
+  divideRows,
+  equalise,
+  quantiseBlocks,
+  quantiseMatrix,
+  rowSizes,
+  scaleColumns,
+  transpose,
+} from './quantise.ts'
 import { hasCross } from './tensors.ts'
 
 /** What conversion needs of a model: shared/model/open.ts gives it. */
@@ -12,17 +21,18 @@ export type Weights = {
 }
 
 /** Receives each tensor of a part under its name in the graph. */
-export type Put = (name: string, values: Float32Array | Int8Array) => Promise<void>
+export type Put = (name: string, values: Float32Array | Int8Array | Uint8Array) => Promise<void>
 
 /** Reads a part's tensors from the checkpoint, one at a time, and puts them as its graph wants them. */
 export const fillPart = async (model: Weights, part: Part, precision: Precision, put: Put): Promise<void> => {
   const read = (source: Source) => model.checkpoint.read(source)
   const { config, weights } = model
+  const form = formOf(part, precision)
   /** A matrix [out,in] as its graph holds it. */
   const matrix = async (name: string, values: Float32Array, width: number): Promise<void> => {
     const out = values.length / width
-    if (precision === 'fp32') return put(name, transpose(values, out, width))
-    const { weight, scale } = quantiseMatrix(values, out, width)
+    if (form === 'fp32') return put(name, transpose(values, out, width))
+    const { weight, scale } = (form === 'int8' ? quantiseMatrix : quantiseBlocks)(values, out, width)
     await put(name, weight)
     await put(`${name}.scale`, scale)
   }

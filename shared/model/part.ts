@@ -24,28 +24,36 @@ export const shardName = (part: Part): string => {
   return 'layer' in part ? `${part.kind}-${part.layer}.bin` : `${part.kind}.bin`
 }
 
+/**
+ * The form of a part's matrices in a model of this precision. An int4 model's head is int8: it is small beside the rest, and on the
+ * demo model half of what four bits lose is lost there.
+ */
+export const formOf = ({ kind }: Part, precision: Precision): Precision =>
+  kind === 'head' && precision === 'int4' ? 'int8' : precision
+
 export const partGraph = (config: ModelConfig, part: Part, precision: Precision): Graph => {
+  const form = formOf(part, precision)
   switch (part.kind) {
     case 'embed':
       return embedGraph(config)
     case 'place':
       return placeGraph(config)
     case 'project':
-      return projectGraph(config, precision)
+      return projectGraph(config, form)
     case 'source':
-      return sourceGraph(config, precision)
+      return sourceGraph(config, form)
     case 'cross':
-      return crossGraph(config, precision)
+      return crossGraph(config, form)
     case 'settle':
       return settleGraph(config)
     case 'output':
-      return outputGraph(config, part.layer, precision)
+      return outputGraph(config, part.layer, form)
     case 'shared':
-      return sharedGraph(config, part.layer, precision)
+      return sharedGraph(config, part.layer, form)
     case 'expert':
-      return expertGraph(config, precision)
+      return expertGraph(config, form)
     case 'head':
-      return headGraph(config, precision)
+      return headGraph(config, form)
   }
 }
 

@@ -22,7 +22,7 @@ const ROWS = 64
 const BLOCKS = [1, 2, 3, 16, ROWS]
 const BLOCKS_PER_SIZE = 8
 
-/** Odd sizes on purpose: tails of vector loops are where kernels differ. */
+/** Odd sizes on purpose: tails of vector loops, and of int4's blocks, are where kernels differ. */
 const config: ModelConfig = {
   family: 'probe',
   vocabulary: 32,
@@ -93,18 +93,21 @@ export const probe = async (options: ProbeOptions): Promise<Probed> => {
     if (!cpu) return
     await check(`project-${precision}`, projectGraph(config, precision), hiddenRows)
     await check(`output-${precision}`, outputGraph(config, 0, precision), mixedRows)
-    if (precision === 'int8') await checkExact(folder, options)
+    // An int4 model's head is int8.
+    if (precision !== 'fp32') await checkExact(folder, options)
   }
   const refused = new Map<Precision, MeshError>()
   try {
     await checkPrecision('fp32')
-    if (cpu) {
+    for (const precision of cpu ? (['int8', 'int4'] as const) : []) {
       try {
-        await checkPrecision('int8')
+        await checkPrecision(precision)
       } catch (error) {
-        refused.set('int8', MeshError.from(error))
-        hash.update('no int8')
+        refused.set(precision, MeshError.from(error))
+        hash.update(`no ${precision}`)
       }
+    }
+    if (cpu) {
       await check('attention', attentionGraph(config, { causal: true, mask: 'none' }), cachedRows)
       await check('whole-attention', attentionGraph(config, { causal: false, mask: 'none' }), wholeRows)
       await check('gelu-expert', expertGraph(stacked, 'fp32'), floatRows)

@@ -47,6 +47,64 @@ export const quantiseMatrix = (
   return { weight, scale }
 }
 
+/**
+ * How many weights along the input share a scale with int4. Larger blocks are faster, but lose more, and there the kernel adds up the
+ * last of an odd number of rows in another order than the others.
+ */
+export const BLOCK = 32
+/** Values are q − 8: one more below zero than above. */
+const HALF = 8
+const LOWEST = -HALF
+const HIGHEST = HALF - 1
+
+/**
+ * Quantises each output channel in blocks of BLOCK weights: weight [out,blocks,BLOCK/2], two weights a byte, the first in its low half,
+ * scale [out,blocks]; w ≈ (q − 8) · scale. A last block that is not full is filled with zeros.
+ */
+export const quantiseBlocks = (
+  matrix: Float32Array,
+  out: number,
+  width: number,
+): { weight: Uint8Array; scale: Float32Array } => {
+  const blocks = Math.ceil(width / BLOCK)
+  const scale = new Float32Array(out * blocks)
+  const weight = new Uint8Array((scale.length * BLOCK) / 2).fill(HALF | (HALF << 4))
+  for (let at = 0; at < scale.length; at++) {
+    const first = (at % blocks) * BLOCK
+    const begin = Math.floor(at / blocks) * width + first
+    const end = begin + Math.min(BLOCK, width - first)
+    scale[at] = blockScale(matrix, begin, end)
+    if (scale[at] === 0) continue
+    for (let i = begin; i < end; i++) {
+      const q = level(matrix[i], scale[at]) + HALF
+      const place = at * BLOCK + i - begin
+      weight[place >> 1] ^= (q ^ HALF) << (place & 1 ? 4 : 0)
+    }
+  }
+  return { weight, scale }
+}
+
+const level = (value: number, scale: number): number => Math.max(LOWEST, Math.min(HIGHEST, Math.round(value / scale)))
+
+/**
+ * The scale, of either sign, of the block [begin, end): the value of largest magnitude goes to the longer end, and then the scale is
+ * the one with which these levels err least (least squares). 0 where it would be too small to divide by.
+ */
+const blockScale = (matrix: Float32Array, begin: number, end: number): number => {
+  let farthest = 0
+  for (let i = begin; i < end; i++) if (Math.abs(matrix[i]) > Math.abs(farthest)) farthest = matrix[i]
+  const scale = farthest / LOWEST
+  if (Math.abs(scale) < SMALLEST_SCALE) return 0
+  let products = 0
+  let squares = 0
+  for (let i = begin; i < end; i++) {
+    const q = level(matrix[i], scale)
+    products += matrix[i] * q
+    squares += q * q
+  }
+  return products / squares
+}
+
 /** Root mean square of each column of [rows,columns]. */
 export const columnSizes = (matrix: Float32Array, columns: number): Float64Array => {
   const sums = new Float64Array(columns)

@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { availableParallelism, cpus, totalmem } from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import type { Precision } from '../../shared/model/config.ts'
+import { PRECISIONS, type Precision } from '../../shared/model/config.ts'
 import { measureDispatch } from './dispatch.ts'
 import { type Prepared, prepare16b, prepareDemo } from './models.ts'
 import { describeDispatch, describePair } from './report.ts'
@@ -26,7 +26,7 @@ Both clusters run in turn, A B A B, each turn with fresh processes. Compare by t
 differ, and one machine from minute to minute. Progress is told on stderr, the result on stdout.
 
 The random model (hidden 2048, 64 experts of 1408, top 6, 2 shared, bf16) is written once to EXPERTMESH_CACHE or
-~/.cache/expertmesh, below bench: about 1.1 GB per layer as a checkpoint, and half of it again as int8 shards.
+~/.cache/expertmesh, below bench: about 1.1 GB per layer as a checkpoint, and half of it again as int8 shards, a third as int4.
 
 Examples
   npm run bench                                       both models, 3 rounds: some ten minutes
@@ -47,7 +47,7 @@ const command = new Command('npm run bench --')
   .addOption(new Option('--model <which>', 'what to measure').choices(['demo', '16b', 'all']).default('all'))
   .option('--layers <n>', 'layers of the random 16B-shaped model; the first is dense', whole(2), 5)
   .option('--rounds <n>', 'turns of each cluster', whole(1), 3)
-  .addOption(new Option('--precision <kind>', 'weights').choices(['fp32', 'int8']).default('int8'))
+  .addOption(new Option('--precision <kind>', 'weights').choices(PRECISIONS).default('int8'))
   .option('--json <file>', 'write every figure to this file too')
   .allowExcessArguments(false)
   .addHelpText('after', HELP)

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { openTokenizer } from '../../services/gateway/accept/tokenizer.ts'
+import type { Precision } from '../../shared/model/config.ts'
 import { openModel } from '../../shared/model/open.ts'
 import { openLocal, requestOf } from '../support/local.ts'
 import { bytes, type Stored, safetensors, shapesOf } from '../support/safetensors.ts'
@@ -15,7 +16,7 @@ const windowTokens = 256
 type Score = { nllPerToken: number; choices: number[] }
 
 /** Scores the held-out text as expected.json says: bos + 256-token windows of the encoded file from its second token. */
-const score = async (dir: string, precision: 'fp32' | 'int8'): Promise<Score> => {
+const score = async (dir: string, precision: Precision): Promise<Score> => {
   const tokenizer = await openTokenizer(demo)
   const ids = tokenizer?.encode(readFileSync(join(demo, heldout.file), 'utf8'), { addSpecialTokens: true }) ?? []
   const local = await openLocal(dir, { precision })
@@ -79,24 +80,29 @@ describe('on held-out text', () => {
     expect(Math.abs(reference.nllPerToken - heldout.nll_per_token)).toBeLessThan(1e-4)
   })
 
-  it('int8 is within 1 % of the perplexity and has 97 % of the top choices', async () => {
-    const int8 = await score(demo, 'int8')
-    const perplexity = Math.exp(int8.nllPerToken - reference.nllPerToken) - 1
-    const same = int8.choices.filter((id, i) => id === reference.choices[i]).length / int8.choices.length
-    console.info(`int8: perplexity ${(perplexity * 100).toFixed(3)} %, same top choice ${(same * 100).toFixed(2)} %`)
-    expect(Math.abs(perplexity)).toBeLessThan(0.01)
-    expect(same).toBeGreaterThanOrEqual(0.97)
-  })
-
-  it('int8 with compensated outlier channels is within 2 %', async () => {
-    const dir = await mkdtemp(join(tmpdir(), 'expertmesh-outliers-'))
-    await withOutliers(dir)
-    const exact = await score(dir, 'fp32')
-    expect(Math.abs(exact.nllPerToken - reference.nllPerToken)).toBeLessThan(1e-4)
-    const int8 = await score(dir, 'int8')
-    const perplexity = Math.exp(int8.nllPerToken - reference.nllPerToken) - 1
-    console.info(`int8 with outliers: perplexity ${(perplexity * 100).toFixed(3)} %`)
-    expect(Math.abs(perplexity)).toBeLessThan(0.02)
-    await rm(dir, { recursive: true })
-  })
+  it.each([
+    { precision: 'int8', perplexityMax: 0.01, sameMin: 0.97, outliersMax: 0.02 },
+    { precision: 'int4', perplexityMax: 0.018, sameMin: 0.9, outliersMax: 0.02 },
+  ] as const)(
+    '$precision: perplexity within $perplexityMax, the same top choices, and with compensated outlier channels',
+    async ({ precision, perplexityMax, sameMin, outliersMax }) => {
+      const close = await score(demo, precision)
+      const perplexity = Math.exp(close.nllPerToken - reference.nllPerToken) - 1
+      const same = close.choices.filter((id, i) => id === reference.choices[i]).length / close.choices.length
+      console.info(
+        `${precision}: perplexity ${(perplexity * 100).toFixed(3)} %, same top choice ${(same * 100).toFixed(2)} %`,
+      )
+      const dir = await mkdtemp(join(tmpdir(), 'expertmesh-outliers-'))
+      await withOutliers(dir)
+      const exact = await score(dir, 'fp32')
+      expect(Math.abs(exact.nllPerToken - reference.nllPerToken)).toBeLessThan(1e-4)
+      const outliers = await score(dir, precision)
+      const increase = Math.exp(outliers.nllPerToken - reference.nllPerToken) - 1
+      console.info(`${precision} with outliers: perplexity ${(increase * 100).toFixed(3)} %`)
+      await rm(dir, { recursive: true })
+      expect(Math.abs(perplexity)).toBeLessThan(perplexityMax)
+      expect(same).toBeGreaterThanOrEqual(sameMin)
+      expect(Math.abs(increase)).toBeLessThan(outliersMax)
+    },
+  )
 })

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import type { GenerationRequest } from '../../services/gateway/sequence.ts'
-import type { Precision } from '../../shared/model/config.ts'
+import { PRECISIONS, type Precision } from '../../shared/model/config.ts'
 import { writeCheckpoint } from '../support/checkpoint.ts'
 import { describeGolden, golden } from '../support/goldens.ts'
 import { type Generated, greedy, type LocalOptions, openLocal, requestOf } from '../support/local.ts'
@@ -77,7 +77,7 @@ const suite = (dir: () => string, precision: Precision, vocabulary: number, bloc
   }
 }
 
-for (const precision of ['fp32', 'int8'] as const) {
+for (const precision of PRECISIONS) {
   describeGolden('deepseek', () =>
     describe(precision, () => suite(() => golden('deepseek').dir, precision, 256, 4 * 2 * 64 * 128 * 4)),
   )

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { PRECISIONS } from '../../shared/model/config.ts'
 import { complete } from '../support/complete.ts'
 import { golden } from '../support/goldens.ts'
 import { seeded } from '../support/random.ts'
@@ -80,17 +81,14 @@ const run = async (name: string, precision: string, workers: readonly ServicePro
 }
 
 describe.each(names)('%s', (name) => {
-  it.each(['fp32', 'int8'])(
-    'in %s: any number of workers and any placement give the bits of none',
-    async (precision) => {
-      const fleets = [[], ...counts.map((count) => equal.slice(0, count)), unequal]
-      const runs = await Promise.all(fleets.map((workers) => run(name, precision, workers)))
-      const [expected, ...others] = runs.map(({ bits }) => bits)
-      expect(new Set(expected.map(({ digest }) => digest)).size).toBe(2)
-      for (const bits of others) expect(bits).toEqual(expected)
-      const homes = runs.at(-1)?.homes
-      const [few, many] = unequal.map(({ address }) => homes?.get(address)?.size ?? 0)
-      expect(many).toBeGreaterThan(2 * few)
-    },
-  )
+  it.each(PRECISIONS)('in %s: any number of workers and any placement give the bits of none', async (precision) => {
+    const fleets = [[], ...counts.map((count) => equal.slice(0, count)), unequal]
+    const runs = await Promise.all(fleets.map((workers) => run(name, precision, workers)))
+    const [expected, ...others] = runs.map(({ bits }) => bits)
+    expect(new Set(expected.map(({ digest }) => digest)).size).toBe(2)
+    for (const bits of others) expect(bits).toEqual(expected)
+    const homes = runs.at(-1)?.homes
+    const [few, many] = unequal.map(({ address }) => homes?.get(address)?.size ?? 0)
+    expect(many).toBeGreaterThan(2 * few)
+  })
 })

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { EngineEvent, GenerationRequest } from '../../services/gateway/sequence.ts'
+import { PRECISIONS } from '../../shared/model/config.ts'
 import { openModel } from '../../shared/model/open.ts'
 import { loadReference, type Reference } from '../reference/model.ts'
 import { writeCheckpoint } from '../support/checkpoint.ts'
@@ -104,7 +105,7 @@ describe.each(Object.entries(seq2seqConfigs))('a random %s', (_, config) => {
     await model.close()
   })
 
-  it.each(['fp32', 'int8'] as const)(
+  it.each(PRECISIONS)(
     'gives the same bits in any company and cut, from the prefix cache and resumed, %s',
     async (precision) => {
       const model = await openModel(dir)

@@ -29,8 +29,8 @@ describe.skipIf(!swiftShader)(`experts on WebGPU${skipped}`, { timeout: LIMIT_MS
     expect(await stop()).toBe(0)
   })
 
-  it('refuses int8, whose kernels are the CPU’s', async () => {
-    const options = { model: golden('deepseek').dir, workers: 1, precision: 'int8' as const, env: swiftShader ?? {} }
+  it.each(['int8', 'int4'] as const)('refuses %s, whose kernels are the CPU’s', async (precision) => {
+    const options = { model: golden('deepseek').dir, workers: 1, precision, env: swiftShader ?? {} }
     const start = startCluster({ ...options, args: ['--device', 'webgpu', '--cache', cache] })
     await expect(start).rejects.toThrow(/--precision fp32/)
   })

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Code } from '../../shared/errors.ts'
+import { PRECISIONS } from '../../shared/model/config.ts'
 import type { ExpertFrame } from '../../shared/model/experts.ts'
 import { type HeldExperts, holdDemoExperts, randomFrame } from '../support/held.ts'
 import { seeded } from '../support/random.ts'
@@ -16,19 +17,16 @@ const refused = (code: Code, message: RegExp) =>
   expect.objectContaining({ code, message: expect.stringMatching(message) })
 
 describe('Forward', () => {
-  it.each(['fp32', 'int8'] as const)(
-    'computes the bits that the experts have here (%s), many frames at a time',
-    async (precision) => {
-      const next = seeded(1)
-      const frames = Array.from({ length: 40 }, () => randomFrame(next, worker.hidden, precision))
-      const replies = await Promise.all(frames.map((frame) => send(frame, worker.hashes[precision])))
-      for (const [i, { rows }] of replies.entries()) {
-        expect(Buffer.from(rows.buffer, rows.byteOffset, rows.byteLength)).toEqual(
-          Buffer.from((await worker.local[precision].run(frames[i])).buffer),
-        )
-      }
-    },
-  )
+  it.each(PRECISIONS)('computes the bits that the experts have here (%s), many frames at a time', async (precision) => {
+    const next = seeded(1)
+    const frames = Array.from({ length: 40 }, () => randomFrame(next, worker.hidden, precision))
+    const replies = await Promise.all(frames.map((frame) => send(frame, worker.hashes[precision])))
+    for (const [i, { rows }] of replies.entries()) {
+      expect(Buffer.from(rows.buffer, rows.byteOffset, rows.byteLength)).toEqual(
+        Buffer.from((await worker.local[precision].run(frames[i])).buffer),
+      )
+    }
+  })
 
   it('carries a frame of many flow-control windows', async () => {
     const rowCount = Math.floor((2 ** 20 - 1024) / (worker.hidden * 4 + 8))

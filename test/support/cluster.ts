@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import type { Precision } from '../../shared/model/config.ts'
 import { packageRoot } from '../../shared/root.ts'
 
 const main = join(packageRoot, 'dist', 'services', 'cli', 'main.js')
@@ -31,7 +32,7 @@ export type Cluster = {
 export type ClusterOptions = {
   model?: string
   workers?: number
-  precision?: 'fp32' | 'int8'
+  precision?: Precision
   /** More flags of `expertmesh up`. */
   args?: readonly string[]
   /** On top of this process's environment. */

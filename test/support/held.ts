@@ -18,7 +18,7 @@ const held = [
   { layer: 2, experts: [5] },
 ]
 
-/** A worker process that holds experts 0 to 3 of layer 1 and expert 5 of layer 2, in both precisions. */
+/** A worker process that holds experts 0 to 3 of layer 1 and expert 5 of layer 2, in every precision. */
 export type HeldExperts = {
   address: string
   hidden: number
@@ -46,20 +46,20 @@ export const holdDemoExperts = async (): Promise<HeldExperts> => {
     for (const { layer, experts: ids } of held) for (const expert of ids) await experts.load(layer, expert)
     return [hash, experts]
   }
-  const [fp32, int8] = [await hold('fp32'), await hold('int8')]
+  const all = { fp32: await hold('fp32'), int8: await hold('int8'), int4: await hold('int4') }
   await model.close()
   const channel = connectWorker({ address, token: TOKEN, maxFrameBytes: 2 ** 20 })
   return {
     address,
     hidden: model.config.hidden,
-    hashes: { fp32: fp32[0], int8: int8[0] },
-    local: { fp32: fp32[1], int8: int8[1] },
+    hashes: { fp32: all.fp32[0], int8: all.int8[0], int4: all.int4[0] },
+    local: { fp32: all.fp32[1], int8: all.int8[1], int4: all.int4[1] },
     channel,
     async close() {
       channel.close()
       control.close()
       await worker.stop()
-      for (const [, experts] of [fp32, int8]) await experts.close()
+      for (const [, experts] of Object.values(all)) await experts.close()
       rmSync(folder, { recursive: true })
     },
   }

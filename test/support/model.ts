@@ -70,7 +70,7 @@ export const openPart = async (model: Weights, part: Part, precision: Precision)
 /** A graph over these weights; closed when the test ends. */
 export const openGraph = async (
   graph: Graph,
-  values: Record<string, Float32Array | Int8Array> = {},
+  values: Record<string, Float32Array | Int8Array | Uint8Array> = {},
 ): Promise<Session> => {
   const folder = await temporary()
   const file = new Uint8Array(graph.shardBytes)

@@ -200,7 +200,7 @@ export const outputGraph = (config: ModelConfig, layer: number, precision: Preci
 
   const x = entering(g, h, 'ffn.norm', config)
   const rows = asRows(g, x, precision)
-  if (rows.kind === 'fp32') g.output('rows', rows.x, 'float32', ['T', hidden])
+  if (rows.kind !== 'int8') g.output('rows', rows.x, 'float32', ['T', hidden])
   else {
     g.output('rows', rows.q, 'uint8', ['T', hidden])
     g.output('scale', rows.scale, 'float32', ['T', 1])

@@ -1,11 +1,12 @@
 import type { ModelConfig, Precision } from '../config.ts'
+import { BLOCK } from '../quantise.ts'
 import type { Graph, Value } from './onnx.ts'
 
 /**
- * A row block as a matrix sees it. fp32: the rows [T,in]. int8: each row quantised by itself, rows ≈ (q − 128) · scale / 127,
+ * A row block as a matrix sees it. fp32, int4: the rows [T,in]. int8: each row quantised by itself, rows ≈ (q − 128) · scale / 127,
  * so that no row's bits depend on its neighbours (one scale per tensor would mix them).
  */
-export type Rows = { kind: 'fp32'; x: Value } | { kind: 'int8'; q: Value; scale: Value }
+export type Rows = { kind: 'fp32'; x: Value } | { kind: 'int4'; x: Value } | { kind: 'int8'; q: Value; scale: Value }
 
 /** Below this a row counts as zero; keeps 0/0 out of the graph. */
 const SMALLEST_SCALE = 1e-30
@@ -25,20 +26,22 @@ export const quantise = (g: Graph, x: Value): { q: Value; scale: Value } => {
 
 /** x [T,in] in the form matrices of this precision take. */
 export const asRows = (g: Graph, x: Value, precision: Precision): Rows =>
-  precision === 'fp32' ? { kind: 'fp32', x } : { kind: 'int8', ...quantise(g, x) }
+  precision === 'int8' ? { kind: precision, ...quantise(g, x) } : { kind: precision, x }
 
 /** Declares rows as inputs of a graph: `rows` [T,width], and `scale` [T,1] with int8. */
 export const inputRows = (g: Graph, width: number, precision: Precision): Rows =>
-  precision === 'fp32'
-    ? { kind: 'fp32', x: g.input('rows', 'float32', ['T', width]) }
-    : { kind: 'int8', q: g.input('rows', 'uint8', ['T', width]), scale: g.input('scale', 'float32', ['T', 1]) }
+  precision === 'int8'
+    ? { kind: precision, q: g.input('rows', 'uint8', ['T', width]), scale: g.input('scale', 'float32', ['T', 1]) }
+    : { kind: precision, x: g.input('rows', 'float32', ['T', width]) }
 
 /**
  * rows [T,in] · weight [in,out] → [T,out]. With int8 the weights are int8 with one scale per output channel, and sums are
  * exact integers. Signed weights, because VNNI multiplies u8 by s8: u8 by u8 takes more than twice the time there.
+ * With int4 they are quantiseBlocks'.
  */
 export const linear = (g: Graph, rows: Rows, name: string, inWidth: number, outWidth: number): Value => {
   if (rows.kind === 'fp32') return g.op('MatMul', [rows.x, g.weight(name, 'float32', [inWidth, outWidth])])
+  if (rows.kind === 'int4') return byBlocks(g, rows.x, name, inWidth, outWidth)
   const weight = g.weight(name, 'int8', [inWidth, outWidth])
   const scale = g.weight(`${name}.scale`, 'float32', [outWidth])
   const zero = g.constant('uint8', [], [ZERO])
@@ -46,6 +49,17 @@ export const linear = (g: Graph, rows: Rows, name: string, inWidth: number, outW
   const inputs = [rows.q, weight, quantum, scale, zero]
   const product = g.ops('MatMulIntegerToFloat', inputs, 1, {}, 'com.microsoft')[0]
   return g.op('Mul', [product, rows.scale])
+}
+
+/** Sums in bytes: the kernel quantises each block of a row by itself, sums exact integers in it and the blocks' sums in fp32. */
+const BYTES = 4
+
+const byBlocks = (g: Graph, x: Value, name: string, inWidth: number, outWidth: number): Value => {
+  const blocks = Math.ceil(inWidth / BLOCK)
+  const weight = g.weight(name, 'uint8', [outWidth, blocks, BLOCK / 2])
+  const scale = g.weight(`${name}.scale`, 'float32', [outWidth * blocks])
+  const attributes = { K: inWidth, N: outWidth, bits: 4, block_size: BLOCK, accuracy_level: BYTES }
+  return g.ops('MatMulNBits', [x, weight, scale], 1, attributes, 'com.microsoft')[0]
 }
 
 /** linear with a bias [out] where the checkpoint has one. */

@@ -1,6 +1,6 @@
 import { InvalidArgumentError } from 'commander'
 import { describe, expect, test } from 'vitest'
-import { checkCluster, decimal, gatewayFlags, precision, whole, workerFlags } from '../../../services/cli/flags.ts'
+import { checkCluster, decimal, gatewayFlags, whole, workerFlags } from '../../../services/cli/flags.ts'
 
 describe('flags of an in-machine cluster', () => {
   const least = { model: 'some/model', workers: 3 }
@@ -62,10 +62,5 @@ describe('values on the command line', () => {
 
   test.each(['', 'NaN', '-0.1', '1.1', 'Infinity'])('%j is no number from 0 to 1', (text) => {
     expect(() => decimal(0, 1)(text)).toThrow(InvalidArgumentError)
-  })
-
-  test('there are two precisions', () => {
-    expect([precision('fp32'), precision('int8')]).toEqual(['fp32', 'int8'])
-    expect(() => precision('int4')).toThrow('fp32 or int8')
   })
 })

@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { deal, inspect, render } from '../../../services/cli/inspect.ts'
 import { deal as dealOfGateway } from '../../../services/gateway/placement/repair.ts'
+import { PRECISIONS } from '../../../shared/model/config.ts'
 import { openModel, readModelConfig } from '../../../shared/model/open.ts'
 import { goldenFolders } from '../../support/goldens.ts'
 
@@ -23,7 +24,7 @@ describe('inspect', () => {
     expect(routed?.count).toBe(96)
     expect(routed?.bytes.fp32).toBeGreaterThanOrEqual(96 * perExpert * 4)
     expect(routed?.bytes.int8).toBeLessThan(96 * perExpert * 2)
-    for (const precision of ['fp32', 'int8'] as const) {
+    for (const precision of PRECISIONS) {
       const everywhere = workers.reduce((sum, { bytes }) => sum + bytes[precision], gatewayBytes[precision])
       expect(parts.reduce((sum, { bytes }) => sum + bytes[precision], 0)).toBe(everywhere)
     }

@@ -28,8 +28,8 @@ describe('an expert on a GPU', () => {
     expect(seen).toEqual(Array(1 + 1 + 1 + 1 + 2 + 3).fill(64))
   })
 
-  it('is refused in int8', async () => {
-    const options = { modelDir: demo, cacheDir: '', precision: 'int8', threads: 1 } as const
+  it.each(['int8', 'int4'] as const)('is refused in %s', async (precision) => {
+    const options = { modelDir: demo, cacheDir: '', precision, threads: 1 }
     await expect(openExperts({ ...options, device: 'webgpu' })).rejects.toThrow(/CPU alone.*--precision fp32/)
   })
 })

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import type { ModelConfig } from '../../../shared/model/config.ts'
+import type { ModelConfig, Precision } from '../../../shared/model/config.ts'
 import type { Weights } from '../../../shared/model/fill.ts'
 import { mixedWidth } from '../../../shared/model/graph/attend.ts'
 import { ropeOf } from '../../../shared/model/rope.ts'
@@ -31,7 +31,7 @@ const compensate =
   }
 
 /** Outputs of all graphs of a model over the same inputs, by name; experts take the rows of the output graph. */
-const runAll = async (model: Weights, precision: 'fp32' | 'int8') => {
+const runAll = async (model: Weights, precision: Precision) => {
   const { config } = model
   const { hidden, moe } = config
   const positions = ropeOf(config)
@@ -77,20 +77,23 @@ const apart = (actual: Float32Array, expected: Float32Array): number => {
 // Two of each kind of attention, with gated, plain and no shared experts among them.
 const indices = [0, 1, 2, 5, 8, 12]
 
-describe('weights with outlier channels that compensate each other', () => {
+describe.each([
+  { precision: 'int8', most: 0.03 },
+  { precision: 'int4', most: 0.3 },
+] as const)('weights with outlier channels that compensate each other, $precision', ({ precision, most }) => {
   it.each(indices.map((index) => ({ index, axes: axesOf(drawConfig(index)) })))(
-    'are as exact as without them in every int8 graph: $axes',
+    'are as exact as without them in every graph: $axes',
     async ({ index }) => {
       const config = { ...drawConfig(index), tied: false, moe: { ...drawConfig(index).moe, width: 23 } }
       const plain = randomModel(config, index)
       const outliers = randomModel(config, index, compensate(config))
       const exact = await runAll(plain, 'fp32')
-      const [quantised, evened] = [await runAll(plain, 'int8'), await runAll(outliers, 'int8')]
+      const [quantised, evened] = [await runAll(plain, precision), await runAll(outliers, precision)]
       for (const [name, values] of await runAll(outliers, 'fp32'))
         expect(apart(values, exact.get(name)!), `fp32 ${name}`).toBeLessThan(1e-5)
       for (const [name, values] of evened) {
         const usual = apart(quantised.get(name)!, exact.get(name)!)
-        expect(usual, name).toBeLessThan(0.03)
+        expect(usual, name).toBeLessThan(most)
         expect(apart(values, exact.get(name)!), name).toBeLessThan(1.5 * usual + 0.005)
       }
     },

@@ -4,6 +4,7 @@ export const Precision = {
   PRECISION_UNSPECIFIED: 'PRECISION_UNSPECIFIED',
   PRECISION_FP32: 'PRECISION_FP32',
   PRECISION_INT8: 'PRECISION_INT8',
+  PRECISION_INT4: 'PRECISION_INT4',
 } as const;
 
 export type Precision =
@@ -13,5 +14,7 @@ export type Precision =
   | 1
   | 'PRECISION_INT8'
   | 2
+  | 'PRECISION_INT4'
+  | 3
 
 export type Precision__Output = typeof Precision[keyof typeof Precision]
