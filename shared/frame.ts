@@ -123,16 +123,26 @@ export const encodeResponse = (response: ForwardResponse): Buffer => {
     bytesSize(message.length) +
     bytesSize(rows.length) +
     fixedSize(crc)
-  const cursor: Cursor = { bytes: Buffer.allocUnsafe(size), at: 0 }
+  const padding = NOTHING_OF[paddingOf(size - rows.length)]
+  const cursor: Cursor = { bytes: Buffer.allocUnsafe(size + bytesSize(padding.length)), at: 0 }
   writeNumber(cursor, 1, call)
   writeNumber(cursor, 2, code)
   writeBytes(cursor, 3, message)
   writeNumber(cursor, 4, computeUs)
   writeNumber(cursor, 5, waitUs)
-  writeBytes(cursor, 6, rows)
-  writeFixed(cursor, 7, crc)
+  writeFixed(cursor, 6, crc)
+  writeBytes(cursor, 7, padding)
+  writeBytes(cursor, 8, rows)
   return cursor.bytes
 }
+
+/** Bytes that gRPC puts before a message, in the buffer that a receiver gets it in. */
+const PREFIX_BYTES = 5
+/** A padding field takes two bytes beside its own. */
+const NOTHING_OF = [0, 3, 4, 1].map((bytes) => new Uint8Array(bytes))
+
+/** How many bytes more would make the receiver's address of what follows `before` bytes a multiple of 4. */
+const paddingOf = (before: number): number => (4 - ((before + PREFIX_BYTES) % 4)) % 4
 
 /** The call number of a message that may be damaged otherwise; 0 when there is none to read. */
 export const callOf = (bytes: Buffer): number => {
@@ -213,8 +223,8 @@ const checkAssignments = ({ rowIndex, expert, rowCount }: ExpertFrame): void => 
 /** @throws MeshError INVALID_ARGUMENT for a malformed message, DATA_LOSS for a wrong checksum. rows may be a view of `bytes`. */
 export const decodeResponse = (bytes: Buffer): ForwardResponse => {
   const fields = collect(bytes, [])
-  const rows = fields.bytes(6)
-  const crc = fields.crc(7)
+  const crc = fields.crc(6)
+  const rows = fields.bytes(8)
   if (rows.length % 4 !== 0) throw invalid(`rows has ${rows.length} bytes, not a whole number of float32`, 'rows')
   if (crc32(rows) !== crc) {
     throw new MeshError(Code.DATA_LOSS, 'the answer was damaged on its way: its checksum does not match')

@@ -1,5 +1,5 @@
 /** The entry of a compute thread: runs frames and opens experts one after the other, because a kernel blocks its thread. */
-import { parentPort, workerData } from 'node:worker_threads'
+import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { invalid, MeshError } from '../../shared/errors.ts'
 import { allFinite, checksum } from '../../shared/frame.ts'
 import { type ExpertFrame, type Experts, openExperts } from '../../shared/model/experts.ts'
@@ -16,7 +16,7 @@ import {
 
 const NOTHING = new Float32Array(0)
 
-const compute = ({ cacheDir, device, threads }: ComputeSetup): ((job: Job) => Promise<Float32Array>) => {
+const compute = ({ cacheDir, device, threads }: Omit<ComputeSetup, 'bell'>): ((job: Job) => Promise<Float32Array>) => {
   const opened = new Map<string, Experts>()
 
   const run = async (model: string, frame: ExpertFrame): Promise<Float32Array> => {
@@ -43,8 +43,9 @@ const compute = ({ cacheDir, device, threads }: ComputeSetup): ((job: Job) => Pr
   }
 }
 
-const serve = (port: NonNullable<typeof parentPort>): void => {
-  const perform = compute(workerData as ComputeSetup)
+/** Sleeps on the bell while there is nothing to do: it wakes in a fraction of the time that an event loop takes to notice a message. */
+const serve = async (port: MessagePort, { bell, ...setup }: ComputeSetup): Promise<never> => {
+  const perform = compute(setup)
   const answer = async ({ id, job }: ToCompute): Promise<void> => {
     const startedUs = nowUs()
     try {
@@ -56,10 +57,12 @@ const serve = (port: NonNullable<typeof parentPort>): void => {
       port.postMessage({ id, code, message } satisfies FromCompute)
     }
   }
-  let last = Promise.resolve()
-  port.on('message', (message: ToCompute) => {
-    last = last.then(() => answer(message))
-  })
+  for (;;) {
+    const heard = Atomics.load(bell, 0)
+    const next = receiveMessageOnPort(port)
+    if (next) await answer(next.message)
+    else Atomics.wait(bell, 0, heard)
+  }
 }
 
-if (parentPort) serve(parentPort)
+if (parentPort) void serve(parentPort, workerData)

@@ -4,7 +4,13 @@ import type { ExpertFrame } from '../../shared/model/experts.ts'
 import type { Device } from '../../shared/model/session.ts'
 
 /** What the gRPC thread and the compute threads say to each other. */
-export type ComputeSetup = { cacheDir: string; device: Device; threads: number }
+export type ComputeSetup = {
+  cacheDir: string
+  device: Device
+  threads: number
+  /** [1], shared: changes, and notifies, after every job that was posted. */
+  bell: Int32Array
+}
 export type ModelSource = { hash: string; dir: string; precision: Precision }
 
 export type Job =

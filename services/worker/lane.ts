@@ -21,12 +21,14 @@ type Waiting = {
 /** One compute thread and the jobs that wait for it. onDeath is called when the thread ends by itself. */
 export class Lane {
   readonly #thread: Worker
+  readonly #bell = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT))
   readonly #queue = new TurnQueue<object, Waiting>()
   readonly #underWay = new Map<number, Waiting>()
   #lastId = 0
 
-  constructor(setup: ComputeSetup, onDeath: (error: Error) => void) {
-    this.#thread = new Worker(built('services/worker/compute.ts'), { workerData: setup })
+  constructor(setup: Omit<ComputeSetup, 'bell'>, onDeath: (error: Error) => void) {
+    const workerData: ComputeSetup = { ...setup, bell: this.#bell }
+    this.#thread = new Worker(built('services/worker/compute.ts'), { workerData })
     this.#thread.on('message', (message: FromCompute) => this.#finish(message))
     this.#thread.on('error', onDeath)
     this.#thread.on('exit', (status) => onDeath(new Error(`a compute thread ended with status ${status}`)))
@@ -82,14 +84,14 @@ export class Lane {
   }
 
   #post({ id, job }: ToCompute): void {
-    if (job.kind !== 'run') {
-      this.#thread.postMessage({ id, job } satisfies ToCompute)
-      return
-    }
-    const frame = ownBuffers(job.frame)
-    const arrays = [frame.rows, frame.rowIndex, frame.expert, ...(frame.rowScale ? [frame.rowScale] : [])]
-    const buffers = new Set(arrays.map((array) => array.buffer as ArrayBuffer))
-    this.#thread.postMessage({ id, job: { ...job, frame } } satisfies ToCompute, [...buffers])
+    if (job.kind === 'run') {
+      const frame = ownBuffers(job.frame)
+      const arrays = [frame.rows, frame.rowIndex, frame.expert, ...(frame.rowScale ? [frame.rowScale] : [])]
+      const buffers = new Set(arrays.map((array) => array.buffer as ArrayBuffer))
+      this.#thread.postMessage({ id, job: { ...job, frame } } satisfies ToCompute, [...buffers])
+    } else this.#thread.postMessage({ id, job } satisfies ToCompute)
+    Atomics.add(this.#bell, 0, 1)
+    Atomics.notify(this.#bell, 0)
   }
 
   #finish(message: FromCompute): void {

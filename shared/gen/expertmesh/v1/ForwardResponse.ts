@@ -8,8 +8,9 @@ export interface ForwardResponse {
   'message'?: (string);
   'compute_us'?: (number);
   'wait_us'?: (number);
-  'rows'?: (Buffer | Uint8Array | string);
   'crc'?: (number);
+  'padding'?: (Buffer | Uint8Array | string);
+  'rows'?: (Buffer | Uint8Array | string);
 }
 
 export interface ForwardResponse__Output {
@@ -18,6 +19,7 @@ export interface ForwardResponse__Output {
   'message': (string);
   'compute_us': (number);
   'wait_us': (number);
-  'rows': (Buffer);
   'crc': (number);
+  'padding': (Buffer);
+  'rows': (Buffer);
 }
