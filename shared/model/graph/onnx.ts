@@ -79,7 +79,13 @@ export type Attribute = number | readonly number[] | string | { float: number }
 export type Value = string
 
 /** A tensor of trained weights: it lies in the part's shard file, at offset, and is mapped, not copied. */
-export type Weight = { name: string; type: 'float32' | 'int8' | 'uint8'; dims: readonly number[]; offset: number; bytes: number }
+export type Weight = {
+  name: string
+  type: 'float32' | 'int8' | 'uint8'
+  dims: readonly number[]
+  offset: number
+  bytes: number
+}
 
 /** Weights start on page boundaries so that each can be mapped by itself. */
 const ALIGNMENT = 4096
