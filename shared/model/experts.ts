@@ -62,6 +62,7 @@ export const openExperts = async (options: ExpertsOptions): Promise<Experts> => 
       shard: shardName(part),
       threads,
       device,
+      frugal: true,
     })
     const warmth = new Float32Array(config.hidden)
     await runExpert(

@@ -20,6 +20,8 @@ export type SessionOptions = {
   /** Threads inside one operator. Always explicit: the default ignores cgroup limits. */
   threads: number
   device: Device
+  /** Whether the memory of a run is given back after it. Without, every session keeps what its largest run needed: quicker for few. */
+  frugal?: boolean
 }
 
 const ERRORS_ONLY = 3
@@ -73,14 +75,14 @@ const measureSaturation = async (): Promise<boolean> => {
 }
 
 const createSession = async (model: Uint8Array, options: SessionOptions): Promise<InferenceSession> => {
-  const { device, folder, threads } = options
+  const { device, folder, threads, frugal = false } = options
   const saturating = device === 'cpu' && (await saturates())
   try {
     return await InferenceSession.create(model, {
       ...plain,
       executionProviders: [device],
       intraOpNumThreads: threads,
-      enableCpuMemArena: true,
+      enableCpuMemArena: !frugal,
       extra: {
         session: {
           model_external_initializers_file_folder_path: folder,
