@@ -99,7 +99,7 @@ export const gatewayCommand = (): Command =>
     .addOption(
       new Option(
         '--precision <kind>',
-        'fp32 matches transformers token for token; int8 is faster; int4 takes least memory and is fastest for a few streams, with answers a little worse',
+        'fp32 matches transformers token for token; int8 is faster; int4 takes least memory and is fastest for one or two streams, with answers a little worse',
       )
         .choices(PRECISIONS)
         .default('int8'),
