@@ -2,13 +2,15 @@
 import { existsSync } from 'node:fs'
 import { rename, rm, stat } from 'node:fs/promises'
 import { homedir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { ModelConfig, Precision } from '../../shared/model/config.ts'
 import { convert } from '../../shared/model/convert.ts'
 import { modelHash, openModel } from '../../shared/model/open.ts'
 import { expertParts, gatewayParts, type Part, partGraph } from '../../shared/model/part.ts'
 import { writeCheckpoint } from '../support/checkpoint.ts'
 import { demo } from '../support/cluster.ts'
+import type { GgmlType } from './gguf/blocks.ts'
+import { writeDeepseek } from './gguf/deepseek.ts'
 import { progress } from './say.ts'
 
 /** A model whose shards are on disk, so that starting it costs what it costs from the second time on. */
@@ -59,20 +61,61 @@ export const benchFolder = join(process.env.EXPERTMESH_CACHE ?? join(homedir(), 
 
 export const prepareDemo = (precision: Precision): Promise<Prepared> => prepare('demo model', demo, precision)
 
+/** Bytes of weights that one decoded token needs: all of the gateway's but the embedding table, of which it needs a row, and its experts'. */
+export const touchedBytes = ({ config, precision }: Prepared): number => {
+  const own = gatewayParts(config).filter(({ kind }) => kind !== 'embed')
+  const experts = config.layers.flatMap(({ ffn }, layer) =>
+    ffn === 'sparse' ? [{ layer, experts: [...Array(config.moe.topK).keys()] }] : [],
+  )
+  const parts = [...own, ...expertParts(experts)]
+  return parts.reduce((sum, part) => sum + partGraph(config, part, precision).shardBytes, 0)
+}
+
 /** Writes the checkpoint where it is not there yet: bf16, about 1.2 GB per sparse layer. */
-export const prepare16b = async (layers: number, precision: Precision): Promise<Prepared> => {
-  const name = `DeepSeekMoE-16B shapes, ${layers} layers`
-  const dir = join(benchFolder, `deepseek-16b-${layers}-layers`)
+export const prepare16b = (layers: number, precision: Precision): Promise<Prepared> =>
+  prepareRandom(
+    `DeepSeekMoE-16B shapes, ${layers} layers`,
+    `deepseek-16b-${layers}-layers`,
+    config16b(layers),
+    precision,
+  )
+
+/** Every part of the 16B model and none of its size; fp32 on both sides of a comparison has its ids differ only where the models do. */
+export const prepareSmall = (precision: Precision): Promise<Prepared> => {
+  const sizes = { vocab_size: 512, hidden_size: 128, intermediate_size: 256, moe_intermediate_size: 64 }
+  const counts = { num_hidden_layers: 3, num_attention_heads: 4, num_key_value_heads: 4, n_routed_experts: 16 }
+  const config = { ...config16b(3), ...sizes, ...counts, max_position_embeddings: 512 }
+  return prepareRandom('a small model of the same kind', 'deepseek-small', config, precision)
+}
+
+/** The width of the 16B model around experts that compute next to nothing, in one layer behind a dense one. */
+export const prepareEmpty = (precision: Precision): Promise<Prepared> => {
+  const sizes = { vocab_size: 512, intermediate_size: 64, moe_intermediate_size: 16 }
+  return prepareRandom('experts of width 16', 'deepseek-empty', { ...config16b(2), ...sizes }, precision)
+}
+
+/** One sparse layer of so many experts of the 16B model's, behind a dense layer. */
+export const prepareWide = (experts: number): Promise<Prepared> =>
+  prepareRandom(
+    `${experts} experts`,
+    `deepseek-${experts}-experts`,
+    { ...config16b(2), n_routed_experts: experts },
+    'int8',
+  )
+
+/** The random model of that config in a folder of that name, written where it is not there yet. */
+export const prepareRandom = async (
+  name: string,
+  folder: string,
+  config: Record<string, unknown>,
+  precision: Precision,
+): Promise<Prepared> => {
+  const dir = join(benchFolder, folder)
   if (!existsSync(dir)) {
     const unfinished = `${dir}.${process.pid}`
-    const file = join(unfinished, 'model.safetensors')
-    const written = async (): Promise<string> => {
-      const { size } = await stat(file).catch(() => ({ size: 0 }))
-      return `${(size / 1e9).toFixed(1)} GB written to ${dir}`
-    }
-    const end = progress(`${name}: random weights`, written)
+    const end = progress(`${name}: random weights`, () => written(join(unfinished, 'model.safetensors')))
     try {
-      await writeCheckpoint(unfinished, config16b(layers), { seed: 1, dtype: 'BF16' })
+      await writeCheckpoint(unfinished, config, { seed: 1, dtype: 'BF16' })
       await rename(unfinished, dir)
     } finally {
       end()
@@ -80,6 +123,27 @@ export const prepare16b = async (layers: number, precision: Precision): Promise<
     }
   }
   return prepare(name, dir, precision)
+}
+
+/** The same weights as a GGUF file beside the checkpoint, written where it is not there yet. */
+export const prepareGguf = async ({ name, dir }: Prepared, type: GgmlType): Promise<string> => {
+  const path = `${dir}.${type.toLowerCase()}.gguf`
+  if (existsSync(path)) return path
+  const unfinished = `${path}.${process.pid}`
+  const end = progress(`${name}: the same weights in ${type}`, () => written(unfinished))
+  try {
+    await writeDeepseek(dir, unfinished, type)
+    await rename(unfinished, path)
+  } finally {
+    end()
+    await rm(unfinished, { force: true })
+  }
+  return path
+}
+
+const written = async (path: string): Promise<string> => {
+  const { size } = await stat(path).catch(() => ({ size: 0 }))
+  return `${(size / 1e9).toFixed(1)} GB written to ${dirname(path)}`
 }
 
 const prepare = async (name: string, dir: string, precision: Precision): Promise<Prepared> => {

@@ -21,7 +21,7 @@ export const describePair = (model: Prepared, { clusters, ratio }: Pair, rounds:
     `${model.name}, ${model.precision}, ${rounds} ${rounds === 1 ? 'round' : 'rounds'}: median [min, max]`,
     line('', [...clusters.map(({ workers }) => clusterName(workers)), 'ratio']),
     ...loads.map((load) =>
-      line(titles[load], [...clusters.map(({ rate }) => spread(rate[load])), spread(ratio[load], 2)]),
+      line(titles[load], [...clusters.map(({ rate }) => showSpread(rate[load])), showSpread(ratio[load], 2)]),
     ),
     ...loads.map((load) =>
       line(
@@ -39,12 +39,14 @@ export const describePair = (model: Prepared, { clusters, ratio }: Pair, rounds:
   return lines.join('\n')
 }
 
-const line = (name: string, columns: readonly string[]): string =>
-  [name.padEnd(NAME_WIDTH), ...columns.map((column) => column.padEnd(COLUMN_WIDTH))].join('').trimEnd()
+export const column = (name: string): string => name.padEnd(NAME_WIDTH)
+
+export const line = (name: string, columns: readonly string[]): string =>
+  [column(name), ...columns.map((column) => column.padEnd(COLUMN_WIDTH))].join('').trimEnd()
 
 const show = (value: number, digits: number): string => value.toFixed(value < 10 ? Math.max(1, digits) : digits)
 
-const spread = ({ median, min, max }: Spread, digits = 0): string =>
+export const showSpread = ({ median, min, max }: Spread, digits = 0): string =>
   `${show(median, digits)} [${show(min, digits)}, ${show(max, digits)}]`
 
 const percent = (share: number): string => `${(share * 100).toFixed(0)} %`

@@ -1,6 +1,6 @@
 /** Turns of two clusters, one after the other and each with fresh processes: A B A B, so that both meet the same machine. */
 import { startCluster } from '../support/cluster.ts'
-import { type Client, openClient } from './load.ts'
+import { type Loads, openGateway, openLoads } from './load.ts'
 import { type Memory, readMemory } from './memory.ts'
 import type { Prepared } from './models.ts'
 import { median, type Spread, spread } from './numbers.ts'
@@ -60,7 +60,8 @@ const runTurn = async (model: Prepared, workers: number, seed: number, where: st
   say(`${who}: starting`)
   const { dir, cacheDir, precision, config } = model
   const cluster = await startCluster({ model: dir, workers, precision, args: ['--cache', cacheDir] })
-  const client = openClient(cluster.grpc, config.vocabulary, seed)
+  const gateway = openGateway(cluster.grpc)
+  const client = openLoads(gateway, config.vocabulary, seed)
   try {
     for (const load of loads) await client[load]()
     const turn = { rate: by(() => 0), shares: {} as Record<Load, Shares> }
@@ -72,12 +73,12 @@ const runTurn = async (model: Prepared, workers: number, seed: number, where: st
     }
     return { ...turn, memory: readMemory(cluster.process.pid ?? 0) }
   } finally {
-    client.close()
+    await gateway.close()
     await cluster.stop()
   }
 }
 
-const repeat = async (client: Client, load: Load): Promise<number> => {
+const repeat = async (client: Loads, load: Load): Promise<number> => {
   const rates: number[] = []
   for (let i = 0; i < REPEATS[load]; i++) rates.push(await client[load]())
   return median(rates)
