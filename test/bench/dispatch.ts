@@ -1,25 +1,16 @@
 /** The way of token rows to two real workers and back, with one layer's experts and without the rest of a step. */
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import type { Attended } from '../../services/gateway/forward/attend.ts'
 import { combine } from '../../services/gateway/forward/combine.ts'
 import { dispatch, type Runners } from '../../services/gateway/forward/dispatch.ts'
-import { connectRemote } from '../../services/gateway/forward/remote.ts'
 import type { Routes } from '../../services/gateway/forward/route.ts'
-import { topologyOf } from '../../services/gateway/placement/locate.ts'
-import { WorkerRunners } from '../../services/gateway/placement/runners.ts'
-import { controlWorker } from '../../services/gateway/placement/workers.ts'
-import { coresAllowed } from '../../shared/machine.ts'
 import { seeded } from '../support/random.ts'
-import { type ServiceProcess, startWorker } from '../support/service.ts'
+import { FRAME_BYTES_MAX, sparseLayers, startHolders } from './holders.ts'
 import type { Prepared } from './models.ts'
 import { percentile } from './numbers.ts'
 import { say } from './say.ts'
 
 const WORKERS = 2
 const LIMIT_MS = 120_000
-const FRAME_BYTES_MAX = 64 << 20
 /** A size is repeated until one of these is reached. */
 const REPEATS_MAX = 2_000
 const SECONDS_MAX = 15
@@ -37,48 +28,23 @@ export type DispatchFigures = {
   wire: Latency
   /** Of token rows, both ways. */
   bytes: number
+  /** Of those, the workers' answers. */
+  bytesBack: number
 }
 
-/** Dispatch and combine of 1 and of 512 token rows, as often as 15 s allow. */
-export const measureDispatch = async (model: Prepared): Promise<DispatchFigures[]> => {
-  const directory = await mkdtemp(join(tmpdir(), 'expertmesh-bench-'))
-  const workers: ServiceProcess[] = []
-  const layer = model.config.layers.findIndex(({ ffn }) => ffn === 'sparse')
-  const runners = new WorkerRunners({
-    connect: (address) => connectRemote({ address, token: null, maxFrameBytes: FRAME_BYTES_MAX, model: model.hash }),
-    onState: (address, state) => say(`worker ${address} is ${state}`),
-    referee: () => Promise.reject(new Error('nothing is audited: every expert has one holder')),
-  })
+/** Dispatch and combine of so many token rows through one layer of 2 workers, each as often as 15 s allow. */
+export const measureDispatch = async (
+  model: Prepared,
+  rows: readonly number[] = [1, 512],
+): Promise<DispatchFigures[]> => {
+  const [layer] = sparseLayers(model)
+  const { runners, close } = await startHolders(model, WORKERS, [layer])
   try {
-    for (let i = 0; i < WORKERS; i++) workers.push(await startHolder(model, layer, `unix:${directory}/${i}`, i))
-    const homes = workers.map((_, i) => [{ layer, experts: expertsOf(model, i) }])
-    const addresses = workers.map(({ address }) => address)
-    runners.setTopology(topologyOf(1, addresses, homes))
-    return [await timeRows(model, layer, runners, 1), await timeRows(model, layer, runners, 512)]
+    const figures: DispatchFigures[] = []
+    for (const count of rows) figures.push(await timeRows(model, layer, runners, count))
+    return figures
   } finally {
-    runners.close()
-    for (const worker of workers) await worker.stop()
-    await rm(directory, { recursive: true, force: true })
-  }
-}
-
-const expertsOf = ({ config }: Prepared, first: number): number[] =>
-  [...Array(config.moe.experts).keys()].filter((expert) => expert % WORKERS === first)
-
-/** A worker process, set up as `up` does, that holds every WORKERS-th expert of the layer from `first` on. */
-const startHolder = async (model: Prepared, layer: number, listen: string, first: number): Promise<ServiceProcess> => {
-  const threads = String(Math.max(1, Math.floor(coresAllowed() / WORKERS)))
-  const flags = ['--listen', listen, '--models', model.dir, '--cache', model.cacheDir, '--threads', threads]
-  const worker = await startWorker(flags)
-  const control = controlWorker({ address: worker.address, token: null })
-  try {
-    await control.load(model.hash, [{ layer, experts: expertsOf(model, first) }], LIMIT_MS)
-    return worker
-  } catch (error) {
-    await worker.stop()
-    throw error
-  } finally {
-    control.close()
+    await close()
   }
 }
 
@@ -95,7 +61,7 @@ const timeRows = async (
   const limits = { timeoutMs: LIMIT_MS, frameBytesMax: FRAME_BYTES_MAX }
   const { signal } = new AbortController()
   const times: { sent: number; back: number; wire: number }[] = []
-  let bytes = 0
+  let [bytes, bytesBack] = [0, 0]
   const until = performance.now() + SECONDS_MAX * 1000
   // The first tenth warms up.
   while (times.length < REPEATS_MAX * 1.1 && (performance.now() < until || times.length < 11)) {
@@ -107,7 +73,8 @@ const timeRows = async (
     const wire = performance.now() - begun - arrived.computeMs
     combine(attended.h, null, routes, arrived, hidden)
     times.push({ sent, back: performance.now() - begun, wire })
-    bytes = handle.requestBytes + arrived.sources.reduce((sum, { byteLength }) => sum + byteLength, 0)
+    bytesBack = arrived.sources.reduce((sum, { byteLength }) => sum + byteLength, 0)
+    bytes = handle.requestBytes + bytesBack
   }
   const warm = times.slice(Math.floor(times.length / 11))
   const latency = (of: keyof (typeof times)[number]): Latency => {
@@ -121,6 +88,7 @@ const timeRows = async (
     back: latency('back'),
     wire: latency('wire'),
     bytes,
+    bytesBack,
   }
 }
 

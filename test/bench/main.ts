@@ -1,4 +1,5 @@
 import { Command } from 'commander'
+import { layersCommand } from './layers.ts'
 import { describeMachine } from './machine.ts'
 import { pairCommand } from './pair.ts'
 import { peerCommand } from './peer.ts'
@@ -15,6 +16,7 @@ const command = new Command('npm run bench --')
   .description('Measures. Each command answers one question; without one, it is pair.')
   .addCommand(pairCommand(), { isDefault: true })
   .addCommand(peerCommand())
+  .addCommand(layersCommand())
   .hook('preAction', () => {
     const { processor, cores, node } = describeMachine()
     console.log(`${processor}, ${cores} cores, Node ${node}`)
