@@ -3,6 +3,7 @@ import { layersCommand } from './layers.ts'
 import { describeMachine } from './machine.ts'
 import { pairCommand } from './pair.ts'
 import { peerCommand } from './peer.ts'
+import { scaleCommand } from './scale.ts'
 import { wireCommand } from './wire.ts'
 
 // The processes of a cluster are ended when this one exits.
@@ -19,6 +20,7 @@ const command = new Command('npm run bench --')
   .addCommand(peerCommand())
   .addCommand(layersCommand())
   .addCommand(wireCommand())
+  .addCommand(scaleCommand())
   .hook('preAction', () => {
     const { processor, cores, node } = describeMachine()
     console.log(`${processor}, ${cores} cores, Node ${node}`)
