@@ -1,4 +1,5 @@
 import { Command } from 'commander'
+import { growthCommand } from './growth.ts'
 import { layersCommand } from './layers.ts'
 import { describeMachine } from './machine.ts'
 import { pairCommand } from './pair.ts'
@@ -21,6 +22,7 @@ const command = new Command('npm run bench --')
   .addCommand(layersCommand())
   .addCommand(wireCommand())
   .addCommand(scaleCommand())
+  .addCommand(growthCommand())
   .hook('preAction', () => {
     const { processor, cores, node } = describeMachine()
     console.log(`${processor}, ${cores} cores, Node ${node}`)
