@@ -1,4 +1,5 @@
 import { Command } from 'commander'
+import { checkCommand } from './check.ts'
 import { growthCommand } from './growth.ts'
 import { layersCommand } from './layers.ts'
 import { describeMachine } from './machine.ts'
@@ -23,6 +24,7 @@ const command = new Command('npm run bench --')
   .addCommand(wireCommand())
   .addCommand(scaleCommand())
   .addCommand(growthCommand())
+  .addCommand(checkCommand())
   .hook('preAction', () => {
     const { processor, cores, node } = describeMachine()
     console.log(`${processor}, ${cores} cores, Node ${node}`)

@@ -1,0 +1,67 @@
+/** `npm run bench -- check`: whether anything has become slower than the figures that are committed, by more than noise. */
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Command } from 'commander'
+import { packageRoot } from '../../shared/root.ts'
+import { compare, type Ratios, type Verdict } from './compare.ts'
+import { measurePeer, type PeerFigures } from './peer.ts'
+import { line, showSpread } from './report.ts'
+import { say } from './say.ts'
+import { whole } from './whole.ts'
+
+const path = join(packageRoot, 'test', 'bench', 'figures.json')
+
+const HELP = `
+Runs what \`peer\` runs and holds its ratios, never its rates, against test/bench/figures.json: a ratio may be less than
+committed by as much as the rounds of both runs lay from their medians. The exit status is 1 where one is less than that.
+
+  npm run bench -- check                      measure and compare
+  npm run bench -- check --from peer.json     compare what \`peer --json peer.json\` measured
+  npm run bench -- check --write              commit to what is measured from now on
+`
+
+export const checkCommand = (): Command =>
+  new Command('check')
+    .description('Fails where a ratio is worse than the committed one beyond the noise of both.')
+    .option('--layers <n>', 'layers of the random 16B-shaped model; the first is dense', whole(2), 5)
+    .option('--rounds <n>', 'turns of each', whole(1), 3)
+    .option('--from <file>', 'take the figures from what peer has written instead of measuring')
+    .option('--write', 'write the committed figures anew', false)
+    .addHelpText('after', HELP)
+    .action(check)
+
+type Options = { layers: number; rounds: number; from?: string; write: boolean }
+/** Where and on what the ratios were measured, for whoever wonders at them. */
+type Committed = { processor: string; cores: number; model: string; rounds: number; ratios: Ratios }
+
+const check = async ({ layers, rounds, from, write }: Options): Promise<void> => {
+  const { details } = from
+    ? (JSON.parse(readFileSync(from, 'utf8')) as PeerFigures)
+    : (await measurePeer(layers, rounds)).figures
+  if (write) {
+    const { processor, cores } = details.machine
+    const { model, ratios } = details
+    const committed: Committed = { processor, cores, model, rounds: details.rounds.length, ratios }
+    writeFileSync(path, `${JSON.stringify(committed, null, 2)}\n`)
+    say(`written to ${path}`)
+    return
+  }
+  const committed = JSON.parse(readFileSync(path, 'utf8')) as Committed
+  const verdicts = compare(committed.ratios, details.ratios)
+  console.log(
+    `\nmedian [min, max]; committed from ${committed.processor}, ${committed.cores} cores, rounds: ${committed.rounds}`,
+  )
+  console.log(line('', ['committed', 'now', 'at least']))
+  for (const verdict of verdicts) console.log(describe(verdict))
+  const failed = verdicts.filter(({ ok }) => !ok)
+  if (failed.length === 0) return
+  say(`worse than committed, beyond the noise: ${failed.map(({ name }) => name).join(', ')}`)
+  process.exitCode = 1
+}
+
+const describe = ({ name, committed, now, least, ok }: Verdict): string =>
+  line(name, [
+    showSpread(committed, 2),
+    now ? showSpread(now, 2) : 'not measured',
+    `${least.toFixed(2)}${ok ? '' : '  worse'}`,
+  ])
