@@ -1,7 +1,7 @@
 /** `npm run bench -- layers`: where the time of a step goes. */
 import { writeFileSync } from 'node:fs'
 import { Command, Option } from 'commander'
-import type { Precision } from '../../shared/model/config.ts'
+import { PRECISIONS, type Precision } from '../../shared/model/config.ts'
 import { sparseLayers } from './holders.ts'
 import { DECODE_TOKENS, PREFILL_TOKENS, SHORT_PROMPT_TOKENS } from './load.ts'
 import { describeMachine } from './machine.ts'
@@ -25,7 +25,7 @@ export const layersCommand = (): Command =>
     .description("Where a step's time goes: kernels by kind, wire, JavaScript, waiting.")
     .addOption(new Option('--model <which>', 'what to measure').choices(['demo', '16b']).default('16b'))
     .option('--layers <n>', 'layers of the random 16B-shaped model; the first is dense', whole(2), 5)
-    .addOption(new Option('--precision <kind>', 'weights').choices(['fp32', 'int8', 'int4']).default('int8'))
+    .addOption(new Option('--precision <kind>', 'weights').choices(PRECISIONS).default('int8'))
     .option('--rounds <n>', 'how often each is run', whole(1), 5)
     .option('--json <file>', 'write every figure to this file too')
     .addHelpText('after', HELP)

@@ -1,7 +1,7 @@
 /** `npm run bench`: a gateway with 2 workers against one that holds the experts itself, and dispatch alone. */
 import { writeFileSync } from 'node:fs'
 import { Command, Option } from 'commander'
-import type { Precision } from '../../shared/model/config.ts'
+import { PRECISIONS, type Precision } from '../../shared/model/config.ts'
 import { measureDispatch } from './dispatch.ts'
 import { describeMachine } from './machine.ts'
 import { type Prepared, prepare16b, prepareDemo } from './models.ts'
@@ -45,7 +45,7 @@ export const pairCommand = (): Command =>
     .addOption(new Option('--model <which>', 'what to measure').choices(['demo', '16b', 'all']).default('all'))
     .option('--layers <n>', 'layers of the random 16B-shaped model; the first is dense', whole(2), 5)
     .option('--rounds <n>', 'turns of each cluster', whole(1), 3)
-    .addOption(new Option('--precision <kind>', 'weights').choices(['fp32', 'int8']).default('int8'))
+    .addOption(new Option('--precision <kind>', 'weights').choices(PRECISIONS).default('int8'))
     .option('--json <file>', 'write every figure to this file too')
     .addHelpText('after', HELP)
     .action(pair)

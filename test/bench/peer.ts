@@ -1,8 +1,6 @@
 /** `npm run bench -- peer`: expertmesh against llama.cpp, on the same weights, the same cores and the same prompts. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { Command } from 'commander'
-import { gatewayCommand } from '../../services/gateway/config.ts'
-import type { Precision } from '../../shared/model/config.ts'
 import { startCluster } from '../support/cluster.ts'
 import { type Contestant, type ContestLoad, contestLoads, type Round, rate, ratio, runRound } from './contest.ts'
 import { type Flash, installLlama, type LlamaFlags, openLlama, tryFlash } from './llama.ts'
@@ -20,7 +18,7 @@ Who takes part, in turn in every round
   2 workers        a gateway and 2 workers, int8, as \`expertmesh up\` starts them
   llama.cpp Q8_0   node-llama-cpp's prebuilt library on the same weights, as many threads as cores
   in the gateway   expertmesh int8 with the experts in the gateway: what distribution costs
-  int4, Q4_0       decode alone, where this build has int4
+  int4, Q4_0       decode alone
 
 Before the first round small models of both are compared token by token, and llama.cpp is tried with flash attention and
 without it: the better of the two is used for each load. The GGUF files hold what llama-quantize --pure would make.
@@ -102,7 +100,7 @@ export const measurePeer = async (
     mesh(ours, model, 2, contestLoads),
     llama(theirs, q8, flash[theirs], contestLoads),
     mesh(local, model, 0, ['prefill', 'decode', 'streams8']),
-    ...(hasInt4() ? [mesh(ours4, await prepare16b(layers, 'int4' as Precision), 2, ['decode'])] : []),
+    mesh(ours4, await prepare16b(layers, 'int4'), 2, ['decode']),
     llama(theirs4, q4, flash[theirs4], ['decode']),
   ]
   const done = [...(earlier?.rounds ?? [])]
@@ -123,10 +121,6 @@ export const measurePeer = async (
   const medians = Object.fromEntries(Object.entries(all).map(([name, of]) => [name, of?.median ?? null]))
   return { figures: Object.assign(medians, { details }) as PeerFigures, text: describe(details, contestants) }
 }
-
-/** Whether this build's gateway knows the precision. */
-const hasInt4 = (): boolean =>
-  gatewayCommand().options.some(({ long, argChoices }) => long === '--precision' && argChoices?.includes('int4'))
 
 const mesh = (name: string, model: Prepared, workers: number, loads: readonly ContestLoad[]): Contestant => ({
   name,
