@@ -1,5 +1,5 @@
 /** `npm run bench -- check`: whether anything has become slower than the figures that are committed, by more than noise. */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command } from 'commander'
 import { packageRoot } from '../../shared/root.ts'
@@ -35,6 +35,7 @@ type Options = { layers: number; rounds: number; from?: string; write: boolean }
 type Committed = { processor: string; cores: number; model: string; rounds: number; ratios: Ratios }
 
 const check = async ({ layers, rounds, from, write }: Options): Promise<void> => {
+  if (!write && !existsSync(path)) throw new Error(`${path} is not there to compare with: run check --write first`)
   const { details } = from
     ? (JSON.parse(readFileSync(from, 'utf8')) as PeerFigures)
     : (await measurePeer(layers, rounds)).figures
