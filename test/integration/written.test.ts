@@ -5,6 +5,8 @@ import { pathToFileURL } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import type { Server, ServerDuplexStream } from '@grpc/grpc-js'
 import { afterAll, afterEach, expect, it } from 'vitest'
+import { connectWorker } from '../../services/gateway/forward/channel.ts'
+import { Code } from '../../shared/errors.ts'
 import { checksum, decodeRequest, encodeResponse } from '../../shared/frame.ts'
 import { built } from '../../shared/root.ts'
 import { closeServer, createServer, expertService, listen, loadProto } from '../../shared/rpc.ts'
@@ -36,7 +38,7 @@ let server: Server
 afterEach(() => closeServer(server, 100))
 afterAll(() => rmSync(folder, { recursive: true }))
 
-/** A worker whose one expert answers with zeros. */
+/** A worker whose experts answer with zeros. */
 const serve = async (address: string, onRows: (rowCount: number) => void): Promise<string> => {
   const proto = loadProto('expert')
   server = createServer({ token: null, maxMessageBytes: MAX_MESSAGE_BYTES })
@@ -47,7 +49,7 @@ const serve = async (address: string, onRows: (rowCount: number) => void): Promi
     stream.on('data', (bytes: Buffer) => {
       const { call, frame } = decodeRequest(bytes)
       if (frame) onRows(frame.rowCount)
-      const rows = new Float32Array(frame ? frame.hidden : 0)
+      const rows = new Float32Array(frame ? frame.rowIndex.length * frame.hidden : 0)
       stream.write(encodeResponse({ call, code: 0, message: '', computeUs: 0, waitUs: 0, rows, crc: checksum(rows) }))
     })
     stream.on('end', () => stream.end())
@@ -82,3 +84,51 @@ it.each(cases)(
     await thread.terminate()
   },
 )
+
+it.each(addresses)(
+  'frames and answers that are larger than the sockets of %s take do not block each other',
+  async (address) => {
+    const channel = connectWorker({
+      address: await serve(address, () => {}),
+      token: null,
+      maxFrameBytes: MAX_MESSAGE_BYTES,
+    })
+    const rowCount = 2048
+    const rowIndex = Uint32Array.from({ length: rowCount }, (_, i) => i)
+    const rows = new Float32Array(rowCount * HIDDEN).fill(1)
+    const frame = {
+      layer: 0,
+      rowCount,
+      hidden: HIDDEN,
+      rows,
+      rowScale: null,
+      rowIndex,
+      expert: new Uint32Array(rowCount),
+    }
+    const sent = [0, 1, 2, 3].map(() => channel.send(frame, 'model', { deadlineMs: 0 }))
+    const replies = await Promise.all(sent.map(({ reply }) => reply))
+    expect(replies.map((reply) => reply.rows.length)).toEqual(Array(4).fill(rowCount * HIDDEN))
+    await Promise.all(sent.map(({ written }) => written))
+    channel.close()
+  },
+)
+
+it('a frame that waits to be written is forgotten when it is called off', async () => {
+  const channel = connectWorker({
+    address: await serve(addresses[1], () => {}),
+    token: null,
+    maxFrameBytes: MAX_MESSAGE_BYTES,
+  })
+  const rows = new Float32Array(128 * HIDDEN).fill(1)
+  const [rowIndex, expert] = [Uint32Array.of(0), Uint32Array.of(0)]
+  const frame = { layer: 0, rowCount: 128, hidden: HIDDEN, rows, rowScale: null, rowIndex, expert }
+  const abort = new AbortController()
+  const first = channel.send(frame, 'model', { deadlineMs: 0 })
+  const second = channel.send(frame, 'model', { deadlineMs: 0, signal: abort.signal })
+  const third = channel.send(frame, 'model', { deadlineMs: 0 })
+  abort.abort()
+  await expect(second.reply).rejects.toMatchObject({ code: Code.CANCELLED })
+  await second.written
+  await Promise.all([first.reply, third.reply])
+  channel.close()
+})

@@ -1,11 +1,5 @@
 import { setMaxListeners } from 'node:events'
-import {
-  type Client,
-  type ClientDuplexStream,
-  credentials,
-  type Metadata,
-  makeGenericClientConstructor,
-} from '@grpc/grpc-js'
+import { type Client, credentials, type Metadata, makeGenericClientConstructor } from '@grpc/grpc-js'
 import { Code, MeshError } from '../../../shared/errors.ts'
 import {
   allFinite,
@@ -19,16 +13,10 @@ import {
 } from '../../../shared/frame.ts'
 import type { ExpertFrame } from '../../../shared/model/experts.ts'
 import { channelOptions, EXPERT_SERVICE, expertService, loadProto, tokenMetadata } from '../../../shared/rpc.ts'
+import { Outbox, type Stream } from './outbox.ts'
 
 /** Calls without an answer per worker; more mean that the worker has stopped. */
 const OUTSTANDING_CALLS_MAX = 4096
-/**
- * Bytes that socket buffers surely take. http2 says "written" before it has handed them over, and one turn of the loop later
- * it has; beyond this size the rest may sit in this process until the loop turns again, which a kernel would prevent for its
- * whole run (a unix socket takes 200 KB). Then only an answer tells.
- */
-const UNFENCED_BYTES_MAX = 128 * 1024
-
 export type ChannelOptions = { address: string; token: string | null; maxFrameBytes: number }
 
 export type ExpertReply = {
@@ -55,12 +43,9 @@ export type SendOptions = { deadlineMs: number; signal?: AbortSignal }
 type Outstanding = {
   /** Values due. */
   length: number
-  /** The stream's bytes up to the end of this call, which its answer proves to have arrived. */
-  sentBytes: number
   resolve(reply: ExpertReply): void
   reject(error: MeshError): void
 }
-type Stream = ClientDuplexStream<Buffer, Buffer>
 type ForwardClient = Client & { Forward(metadata: Metadata): Stream }
 
 /** Dials when the first frame is sent, and again after a loss. */
@@ -73,11 +58,8 @@ export class WorkerChannel {
   readonly #metadata: Metadata
   readonly #maxFrameBytes: number
   readonly #outstanding = new Map<number, Outstanding>()
-  readonly #unwritten = new Set<() => void>()
-  #stream: Stream | null = null
+  #outbox: Outbox | null = null
   #lastCall = 0
-  #sentBytes = 0
-  #arrivedBytes = 0
   #closed = false
 
   constructor({ address, token, maxFrameBytes }: ChannelOptions) {
@@ -101,7 +83,6 @@ export class WorkerChannel {
       const end = this.#limit(call, options)
       this.#outstanding.set(call, {
         length,
-        sentBytes: this.#sentBytes + bytes.length,
         resolve: (value) => {
           end()
           resolve(value)
@@ -112,7 +93,7 @@ export class WorkerChannel {
         },
       })
     })
-    return { written: this.#write(bytes), reply: quiet(reply) }
+    return { written: this.#open().write(call, bytes), reply: quiet(reply) }
   }
 
   #nextCall(): number {
@@ -120,24 +101,9 @@ export class WorkerChannel {
     return this.#lastCall
   }
 
-  #write(bytes: Buffer): Promise<void> {
-    const stream = this.#open()
-    this.#sentBytes += bytes.length
-    const flushed = new Promise<void>((resolve) => {
-      this.#unwritten.add(resolve)
-      stream.write(bytes, () =>
-        setImmediate(() => {
-          this.#unwritten.delete(resolve)
-          resolve()
-        }),
-      )
-    })
-    return this.#sentBytes - this.#arrivedBytes > UNFENCED_BYTES_MAX ? this.#fence(stream) : flushed
-  }
-
   /** Resolves when the worker has everything that was written before, and when the stream is lost. */
-  #fence(stream: Stream): Promise<void> {
-    return new Promise((resolve) => this.#ask(stream, { resolve: () => resolve(), reject: () => resolve() }))
+  #fence(outbox: Outbox): Promise<void> {
+    return new Promise((resolve) => this.#ask(outbox, { resolve: () => resolve(), reject: () => resolve() }))
   }
 
   /** Resolves when the worker answers at all. @throws MeshError as a reply does. */
@@ -161,16 +127,16 @@ export class WorkerChannel {
   }
 
   /** A request with only a call number, answered as soon as it is read. */
-  #ask(stream: Stream, waiting: Pick<Outstanding, 'resolve' | 'reject'>): number {
+  #ask(outbox: Outbox, waiting: Pick<Outstanding, 'resolve' | 'reject'>): number {
     const call = this.#nextCall()
-    this.#outstanding.set(call, { length: 0, sentBytes: this.#sentBytes, ...waiting })
-    stream.write(encodeRequest({ call, model: '', deadlineMs: 0, cancelCall: 0, frame: null }))
+    this.#outstanding.set(call, { length: 0, ...waiting })
+    outbox.ask(call, encodeRequest({ call, model: '', deadlineMs: 0, cancelCall: 0, frame: null }))
     return call
   }
 
   close(): void {
     this.#closed = true
-    this.#lose(this.#stream, new MeshError(Code.CANCELLED, `the channel to worker ${this.address} was closed`))
+    this.#lose(this.#outbox, new MeshError(Code.CANCELLED, `the channel to worker ${this.address} was closed`))
     this.#client.close()
   }
 
@@ -212,7 +178,8 @@ export class WorkerChannel {
     const waiting = this.#take(call)
     if (!waiting) return
     waiting.reject(error)
-    this.#stream?.write(encodeRequest({ call: 0, model: '', deadlineMs: 0, cancelCall: call, frame: null }))
+    if (this.#outbox?.drop(call)) return
+    this.#outbox?.stream.write(encodeRequest({ call: 0, model: '', deadlineMs: 0, cancelCall: call, frame: null }))
   }
 
   #take(call: number): Outstanding | undefined {
@@ -221,21 +188,23 @@ export class WorkerChannel {
     return waiting
   }
 
-  #open(): Stream {
-    if (this.#stream) return this.#stream
-    const stream = this.#client.Forward(this.#metadata)
-    this.#stream = stream
-    stream.on('data', (bytes) => this.#receive(stream, bytes))
-    stream.on('error', (error) => this.#lose(stream, lost(this.address, error)))
-    stream.on('end', () => this.#lose(stream, lost(this.address, new Error('it ended the stream'))))
-    return stream
+  #open(): Outbox {
+    if (this.#outbox) return this.#outbox
+    const stream: Stream = this.#client.Forward(this.#metadata)
+    const outbox: Outbox = new Outbox(stream, () => this.#fence(outbox))
+    this.#outbox = outbox
+    stream.on('data', (bytes) => this.#receive(outbox, bytes))
+    stream.on('error', (error) => this.#lose(outbox, lost(this.address, error)))
+    stream.on('end', () => this.#lose(outbox, lost(this.address, new Error('it ended the stream'))))
+    return outbox
   }
 
-  #receive(stream: Stream, bytes: Buffer): void {
+  #receive(outbox: Outbox, bytes: Buffer): void {
+    outbox.answered(callOf(bytes))
     try {
       const response = decodeResponse(bytes)
       // Call 0 answers a message that the worker could not read: which one is unknown, so all are sent anew.
-      if (response.call === 0) this.#lose(stream, lost(this.address, new Error(response.message)))
+      if (response.call === 0) this.#lose(outbox, lost(this.address, new Error(response.message)))
       else this.#settle(response, bytes.length)
     } catch (error) {
       this.#take(callOf(bytes))?.reject(MeshError.from(error))
@@ -245,7 +214,6 @@ export class WorkerChannel {
   #settle(response: ForwardResponse, bytes: number): void {
     const waiting = this.#take(response.call)
     if (!waiting) return
-    this.#arrivedBytes = Math.max(this.#arrivedBytes, waiting.sentBytes)
     const { rows, computeUs, waitUs } = response
     if (response.code !== 0) waiting.reject(refused(this.address, response))
     else if (rows.length !== waiting.length) {
@@ -255,18 +223,14 @@ export class WorkerChannel {
   }
 
   /** Every outstanding call fails; the next send opens another stream. */
-  #lose(stream: Stream | null, error: MeshError): void {
-    if (stream === null || stream !== this.#stream) return
-    this.#stream = null
-    this.#sentBytes = 0
-    this.#arrivedBytes = 0
-    stream.cancel()
+  #lose(outbox: Outbox | null, error: MeshError): void {
+    if (outbox === null || outbox !== this.#outbox) return
+    this.#outbox = null
     for (const [call, waiting] of this.#outstanding) {
       this.#outstanding.delete(call)
       waiting.reject(error)
     }
-    for (const written of this.#unwritten) written()
-    this.#unwritten.clear()
+    outbox.close()
   }
 }
 
