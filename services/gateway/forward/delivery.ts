@@ -43,7 +43,10 @@ export class Delivery implements Handle {
   #reason: MeshError | null = null
   /** Assignments once answered with values that are not finite, and by whom. */
   readonly #doubtful = new Map<number, Runner>()
-  readonly #end = new AbortController()
+  #ended = false
+  /** Ends the wait of #look. */
+  #pause: AbortController | null = null
+  readonly #cancel = (): void => this.#fail(new MeshError(Code.CANCELLED, 'the step was called off'))
   #resolve!: (arrived: Arrived) => void
   #reject!: (error: MeshError) => void
   #computeUs = 0
@@ -68,10 +71,8 @@ export class Delivery implements Handle {
   /** Sends everything once; resolves when the last byte has left. */
   async begin(): Promise<void> {
     const { signal } = this.#job
-    const cancel = (): void => this.#fail(new MeshError(Code.CANCELLED, 'the step was called off'))
-    if (signal.aborted) return cancel()
-    signal.addEventListener('abort', cancel, { once: true })
-    this.#end.signal.addEventListener('abort', () => signal.removeEventListener('abort', cancel), { once: true })
+    if (signal.aborted) return this.#cancel()
+    signal.addEventListener('abort', this.#cancel, { once: true })
     const written = this.#send(byExpert(this.#job.routes))
     this.frames = this.#lots.size
     if (this.#remaining === 0) this.#finish()
@@ -240,13 +241,14 @@ export class Delivery implements Handle {
   async #look(): Promise<void> {
     if (this.#looking) return
     this.#looking = true
+    this.#pause = new AbortController()
+    const { signal } = this.#pause
     const { runners, limits } = this.#job
     const giveUpAt = performance.now() + limits.timeoutMs
     for (let waitMs = LOOK_FIRST_MS; this.#homeless.length > 0; waitMs = Math.min(LOOK_LAST_MS, waitMs * 2)) {
-      const { signal } = this.#end
       const pause = delay(waitMs, undefined, { signal }).catch(() => {})
       await Promise.race([runners.changed(), pause])
-      if (signal.aborted) return
+      if (this.#ended) return
       if (performance.now() > giveUpAt) return this.#fail(this.#missing())
       this.#avoid.clear()
       const homeless = this.#homeless.filter((a) => this.#source[a] === NOBODY)
@@ -275,13 +277,15 @@ export class Delivery implements Handle {
   }
 
   #fail(error: MeshError): void {
-    if (this.#end.signal.aborted) return
+    if (this.#ended) return
     this.#endAll()
     this.#reject(error)
   }
 
   #endAll(): void {
-    this.#end.abort()
+    this.#ended = true
+    this.#job.signal.removeEventListener('abort', this.#cancel)
+    this.#pause?.abort()
     for (const lot of [...this.#lots]) this.#callOff(lot)
   }
 }
