@@ -159,8 +159,7 @@ describe('a search in a cache too small', () => {
     const { digests } = await local.generate(request())
     for (let round = 0; round < 4; round++) {
       const called = request()
-      local.engine.submit(called, () => {})
-      await expect.poll(() => local.counts().running).toBe(1)
+      await new Promise<void>((resolve) => local.engine.submit(called, ({ kind }) => kind === 'started' && resolve()))
       local.engine.cancel(called.id)
       local.hold(false)
       await expect(local.generate(request())).rejects.toThrow('no worker holds')

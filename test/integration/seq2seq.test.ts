@@ -9,7 +9,7 @@ import { loadReference, type Reference } from '../reference/model.ts'
 import { writeCheckpoint } from '../support/checkpoint.ts'
 import { seq2seqConfigs } from '../support/configs.ts'
 import { describeGolden, golden } from '../support/goldens.ts'
-import { type Local, type LocalOptions, openLocal, requestOf } from '../support/local.ts'
+import { type Generated, type Local, type LocalOptions, openLocal, requestOf } from '../support/local.ts'
 import { seeded } from '../support/random.ts'
 
 const families = ['marian', 'bart', 't5', 'switch_transformers', 'nllb_moe']
@@ -233,14 +233,16 @@ describe('a request that is cancelled while its source is encoded', () => {
     const free = local.freeBlocks()
     const expected = await local.generate(request(3, 40))
     for (let round = 0; round < 3; round++) {
-      const neighbour = local.generate(request(3, 40))
-      await expect.poll(() => local.counts().running).toBe(1)
+      let neighbour: Promise<Generated> | undefined
+      await new Promise<void>((resolve) => {
+        neighbour = local.generate(request(3, 40), ({ kind }) => kind === 'token' && resolve())
+      })
       const gone = request(4, 40)
       const events = await untilEncoding(gone)
       expect(local.counts().running).toBe(2)
       local.engine.cancel(gone.id)
       local.hold(true)
-      expect((await neighbour).digests).toEqual(expected.digests)
+      expect((await neighbour)?.digests).toEqual(expected.digests)
       expect(events.map(({ kind }) => kind)).toEqual(['started'])
       expect(local.counts()).toMatchObject({ waiting: 0, running: 0, preempted: 0 })
       expect(local.freeBlocks()).toBe(free)
@@ -257,7 +259,8 @@ describe('a request that is cancelled while its source is encoded', () => {
     await expect.poll(() => events.length).toBeGreaterThan(0)
     local.engine.cancel(gone.id)
     expect((await beside).digests).toEqual(expected.digests)
+    // What is cancelled leaves between two steps.
+    await expect.poll(() => local.freeBlocks()).toBe(free)
     expect(events.filter(({ kind }) => kind !== 'token')).toMatchObject([{ kind: 'started' }])
-    expect(local.freeBlocks()).toBe(free)
   })
 })

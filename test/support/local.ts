@@ -70,7 +70,8 @@ export type LocalOptions = {
 export type Local = {
   /** What the API works with. */
   engine: Engine
-  generate(request: GenerationRequest): Promise<Generated>
+  /** onEvent hears of every event as it comes. */
+  generate(request: GenerationRequest, onEvent?: (event: EngineEvent) => void): Promise<Generated>
   counts(): { waiting: number; running: number; preempted: number }
   /** Blocks of the cache that no running sequence holds. */
   freeBlocks(): number
@@ -131,11 +132,12 @@ export const openLocal = async (modelDir: string, options: LocalOptions = {}): P
   }
   return {
     engine,
-    generate: (request) =>
+    generate: (request, onEvent = () => {}) =>
       new Promise((resolve, reject) => {
         const generated: Generated = { ids: [], digests: [], events: [] }
         engine.submit(request, (event) => {
           generated.events.push(event)
+          onEvent(event)
           if (event.kind === 'failed') reject(new Error(event.message))
           if (event.kind !== 'token') return
           generated.ids.push(event.token)
