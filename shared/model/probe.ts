@@ -153,7 +153,12 @@ export const expertRate = async (options: ProbeOptions): Promise<number> => {
 /** Inputs of a graph for the fixed rows [begin, end). */
 type Feeds = (begin: number, end: number) => Record<string, Tensor>
 
-const wave = (length: number, seed: number): Float32Array => Float32Array.from({ length }, (_, i) => noise(seed + i))
+/** A loop, because an expert has millions and every process begins with this. */
+const wave = (length: number, seed: number): Float32Array => {
+  const values = new Float32Array(length)
+  for (let i = 0; i < length; i++) values[i] = noise(seed + i)
+  return values
+}
 
 /** A fixed number in [-1, 1), made from integers alone so that every machine makes the same. */
 const noise = (i: number): number => {
@@ -200,7 +205,7 @@ const openProbe = async (
   const shard = Buffer.alloc(graph.shardBytes)
   for (const { type, offset, bytes } of graph.weights) {
     const values = wave(type === 'float32' ? bytes / 4 : bytes, offset)
-    const stored = type === 'float32' ? values : Int8Array.from(values, (v) => Math.round(v * 127))
+    const stored = type === 'float32' ? values : new Int8Array(values.map((v) => Math.round(v * 127)))
     shard.set(new Uint8Array(stored.buffer), offset)
   }
   await writeFile(join(folder, name), shard)
