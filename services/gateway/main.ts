@@ -258,6 +258,9 @@ const main = async (): Promise<void> => {
     log.fatal({ cause }, message)
     process.exit(1)
   }
+  // Whoever starts it may be gone before it has begun; then there is nothing to drain.
+  let lost = (): void => process.exit(1)
+  onParentLost(() => lost())
   try {
     const gateway = await runGateway(parseGatewayConfig(process.argv.slice(2)), log, die)
     const end = (): void => {
@@ -268,7 +271,7 @@ const main = async (): Promise<void> => {
     }
     process.once('SIGTERM', end)
     process.once('SIGINT', end)
-    onParentLost(end)
+    lost = end
     process.stdout.write(`listening ${gateway.http}\nlistening grpc ${gateway.grpc}\n`)
   } catch (error) {
     die(error)
