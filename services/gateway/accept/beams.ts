@@ -7,23 +7,30 @@ type Body = CompletionBody | ChatBody
 
 const isAsked = (value: unknown): boolean => value !== null && value !== undefined
 
-/** Fields that say how single tokens are drawn: who sends one wants no search. */
-const drawing = ['temperature', 'top_p', 'top_k', 'min_p', 'seed', 'presence_penalty', 'frequency_penalty'] as const
-/** And those that a search has no place for. */
-const others = ['repetition_penalty', 'logit_bias', 'stop', 'n'] as const
+/** Fields that say how tokens are drawn, or that a search has no place for: who sends one wants no search. */
+const drawing = [
+  'temperature',
+  'top_p',
+  'top_k',
+  'min_p',
+  'seed',
+  'presence_penalty',
+  'frequency_penalty',
+  'repetition_penalty',
+  'logit_bias',
+  'stop',
+  'n',
+] as const
 
 const beamsOf = ({ defaults }: Served, body: Body): number => {
   const { num_beams, use_beam_search, best_of } = body
-  if (use_beam_search && !isAsked(num_beams) && !isAsked(best_of))
-    throw invalid('use_beam_search needs a number of beams: send num_beams.', 'use_beam_search')
-  if (use_beam_search === false) return num_beams && num_beams > 1 ? contradicted() : 1
-  if (isAsked(num_beams)) return num_beams ?? 1
-  if (use_beam_search) return best_of ?? 1
-  return [...drawing, ...others].some((field) => isAsked(body[field])) ? 1 : defaults.beams
-}
-
-const contradicted = (): never => {
-  throw invalid('num_beams asks for a beam search and use_beam_search for none: leave one out.', 'use_beam_search')
+  if (use_beam_search === false && (num_beams ?? 1) > 1)
+    throw invalid('num_beams asks for a beam search and use_beam_search for none: leave one out.', 'use_beam_search')
+  if (use_beam_search === false) return 1
+  const asked = num_beams ?? (use_beam_search ? best_of : null)
+  if (asked) return asked
+  if (use_beam_search) throw invalid('use_beam_search needs a number of beams: send num_beams.', 'use_beam_search')
+  return drawing.some((field) => isAsked(body[field])) ? 1 : defaults.beams
 }
 
 /**

@@ -15,7 +15,7 @@ export const graceSecondsMax = 3_600
 /** Beams of one search. */
 export const beamsMax = 64
 /** Beyond, scores of long outputs leave the range of doubles. */
-export const lengthPenaltyMax = 10
+const lengthPenaltyMax = 10
 /** Alternatives reported beside the chosen token. */
 export const logprobsMax = 20
 
@@ -27,6 +27,13 @@ const stop = z
   .min(1, 'a stop string cannot be empty')
   .max(stopCharactersMax, `a stop string has at most ${stopCharactersMax} characters`)
 
+/** What bodies and generation_config.json say of a beam search, by transformers' names. */
+export const search = {
+  num_beams: integer.min(1).max(beamsMax).nullish(),
+  length_penalty: z.number().min(-lengthPenaltyMax).max(lengthPenaltyMax).nullish(),
+  early_stopping: z.union([z.boolean(), z.literal('never')], { error: 'must be true, false or "never"' }).nullish(),
+}
+
 /** Fields of both kinds of body: OpenAI's, then those other servers add. null is as good as absent. */
 const generation = {
   model: z.string().nullish(),
@@ -35,11 +42,9 @@ const generation = {
   temperature: z.number().min(0).nullish(),
   top_p: share.nullish(),
   n: integer.min(1).max(choicesMax).nullish(),
-  best_of: integer.min(1).max(beamsMax).nullish(),
-  num_beams: integer.min(1).max(beamsMax).nullish(),
+  best_of: search.num_beams,
+  ...search,
   use_beam_search: z.boolean().nullish(),
-  length_penalty: z.number().min(-lengthPenaltyMax).max(lengthPenaltyMax).nullish(),
-  early_stopping: z.union([z.boolean(), z.literal('never')], { error: 'must be true, false or "never"' }).nullish(),
   stop: z.union([stop, z.array(stop).max(stopsMax, `at most ${stopsMax} stop strings`)], {
     error: `must be a string or a list of at most ${stopsMax} strings, each of 1 to ${stopCharactersMax} characters`,
   }),

@@ -3,8 +3,9 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { Code, MeshError } from '../../../shared/errors.ts'
 import type { ModelConfig, Precision } from '../../../shared/model/config.ts'
+import type { EngineRoom } from '../port.ts'
 import type { BeamSettings } from '../sequence.ts'
-import { beamsMax, lengthPenaltyMax } from './fields.ts'
+import { search } from './fields.ts'
 
 /** What the API needs of a tokenizer. */
 export type Tokens = {
@@ -41,12 +42,9 @@ export type SamplingDefaults = {
 } & Omit<BeamSettings, 'beams'>
 
 /** What the engine has room for. */
-export type Room = {
+export type Room = Pick<EngineRoom, 'cacheBlocks' | 'blockRows'> & {
   /** Sequences at a time; each beam of a search counts. */
   sequences: number
-  cacheBlocks: number
-  /** Tokens of a block. */
-  blockRows: number
 }
 
 /** The one model a gateway serves, as the API sees it. */
@@ -79,9 +77,7 @@ const generationConfig = z.object({
   max_new_tokens: z.int().min(1).nullish(),
   min_length: z.int().min(0).nullish(),
   min_new_tokens: z.int().min(0).nullish(),
-  num_beams: z.int().min(1).max(beamsMax).nullish(),
-  length_penalty: z.number().min(-lengthPenaltyMax).max(lengthPenaltyMax).nullish(),
-  early_stopping: z.union([z.boolean(), z.literal('never')]).nullish(),
+  ...search,
 })
 
 /** Defaults from a parsed generation_config.json. Its sampling counts only with do_sample; the rest is OpenAI's. */

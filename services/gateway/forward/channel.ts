@@ -17,6 +17,7 @@ import { Outbox, type Stream } from './outbox.ts'
 
 /** Calls without an answer per worker; more mean that the worker has stopped. */
 const OUTSTANDING_CALLS_MAX = 4096
+
 export type ChannelOptions = { address: string; token: string | null; maxFrameBytes: number }
 
 export type ExpertReply = {
