@@ -58,6 +58,14 @@ export const run = (
   for (let layer = 0; layer < layers; layer++) cache.append(id, layer, rowsFor(ids, salt, layer, begin, end), begin)
 }
 
+/** Opens a sequence of 60 tokens that has run 20, and the next step for its first layer alone: as after one that failed half way. */
+export const breakOff = (cache: KvCache, id: string, ids: readonly number[], salt: string): void => {
+  cache.open(id, ids, salt)
+  run(cache, id, ids, salt, 0, 20)
+  cache.reserve(id, 60)
+  cache.append(id, 0, rowsFor(ids, salt, 0, 20, 60), 20)
+}
+
 /** Opens a sequence and runs all its tokens; returns how many were cached. */
 export const complete = (cache: KvCache, id: string, ids: readonly number[], salt = ''): number => {
   const cached = cache.open(id, ids, salt)

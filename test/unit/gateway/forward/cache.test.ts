@@ -6,6 +6,7 @@ import {
   arrays,
   blockBytes,
   blockRows,
+  breakOff,
   cacheOf,
   checkRows,
   complete,
@@ -123,10 +124,7 @@ describe('a fork', () => {
   it('has the salt of its source, and only the rows that every layer has', () => {
     const cache = cacheOf(4)
     const ids = numbers(60)
-    cache.open('a', ids, 'salt')
-    run(cache, 'a', ids, 'salt', 0, 20)
-    cache.reserve('a', 60)
-    cache.append('a', 0, rowsFor(ids, 'salt', 0, 20, 60), 20)
+    breakOff(cache, 'a', ids, 'salt')
     expect(cache.fork('b', ids, 'a')).toBe(true)
     run(cache, 'b', ids, 'salt', 20, 60)
     checkRows(cache, 'b', ids, 'salt', 60)

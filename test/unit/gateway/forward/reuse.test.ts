@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { minimumReuse } from '../../../../services/gateway/forward/cache.ts'
-import { blockRows, cacheOf, checkRows, complete, numbers, rowsFor, run } from '../../../support/cache.ts'
+import { blockRows, breakOff, cacheOf, checkRows, complete, numbers, run } from '../../../support/cache.ts'
 
 describe('prefix reuse', () => {
   it('finds the longest prefix among live and finished sequences', () => {
@@ -35,10 +35,7 @@ describe('prefix reuse', () => {
   it('takes from a step that failed half way only what every layer has', () => {
     const cache = cacheOf(10)
     const ids = numbers(60)
-    cache.open('a', ids, '')
-    run(cache, 'a', ids, '', 0, 20)
-    cache.reserve('a', 60)
-    cache.append('a', 0, rowsFor(ids, '', 0, 20, 60), 20)
+    breakOff(cache, 'a', ids, '')
     expect(cache.open('b', [...ids, 1], '')).toBe(20)
     cache.release('a', { retain: true, ids })
     expect(cache.open('c', [...ids, 2], '')).toBe(20)
