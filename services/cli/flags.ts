@@ -79,13 +79,16 @@ const flag = (name: string, value: string | number | boolean | undefined): strin
   return value === true ? [`--${name}`] : [`--${name}`, String(value)]
 }
 
+/** Compute threads of each of so many that share the cores. */
+export const coresEach = (cores: number, sharers: number): number => Math.max(1, Math.floor(cores / sharers))
+
 /** Flags of one of the workers, which share the cores. */
 export const workerFlags = (options: ClusterOptions, address: string, cores: number): string[] => [
   ...flag('listen', address),
   ...flag('models', options.model),
   ...flag('cache', options.cache),
   ...flag('device', options.device),
-  ...flag('threads', options.threads ?? Math.max(1, Math.floor(cores / options.workers))),
+  ...flag('threads', options.threads ?? coresEach(cores, options.workers)),
 ]
 
 /**
@@ -94,7 +97,7 @@ export const workerFlags = (options: ClusterOptions, address: string, cores: num
  */
 export const gatewayFlags = (options: ClusterOptions, workers: readonly string[], cores: number): string[] => [
   ...flag('model', options.model),
-  ...flag('threads', workers.length > 0 ? Math.max(1, Math.floor(cores / 2)) : undefined),
+  ...flag('threads', workers.length > 0 ? coresEach(cores, 2) : undefined),
   ...flag('listen', options.listen),
   ...flag('grpc-listen', options.grpcListen),
   ...workers.flatMap((address) => flag('worker', address)),

@@ -1,13 +1,13 @@
 /** `npm run bench -- check`: whether anything has become slower than the figures that are committed, by more than noise. */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command } from 'commander'
 import { packageRoot } from '../../shared/root.ts'
 import { compare, type Ratios, type Verdict } from './compare.ts'
 import { measurePeer, type PeerFigures } from './peer.ts'
 import { line, showSpread } from './report.ts'
+import { addRuns, writeFigures } from './runs.ts'
 import { say } from './say.ts'
-import { whole } from './whole.ts'
 
 const path = join(packageRoot, 'test', 'bench', 'figures.json')
 
@@ -21,10 +21,9 @@ committed by as much as the rounds of both runs lay from their medians. The exit
 `
 
 export const checkCommand = (): Command =>
-  new Command('check')
-    .description('Fails where a ratio is worse than the committed one beyond the noise of both.')
-    .option('--layers <n>', 'layers of the random 16B-shaped model; the first is dense', whole(2), 5)
-    .option('--rounds <n>', 'turns of each', whole(1), 3)
+  addRuns(
+    new Command('check').description('Fails where a ratio is worse than the committed one beyond the noise of both.'),
+  )
     .option('--from <file>', 'take the figures from what peer has written instead of measuring')
     .option('--write', 'write the committed figures anew', false)
     .addHelpText('after', HELP)
@@ -43,8 +42,7 @@ const check = async ({ layers, rounds, from, write }: Options): Promise<void> =>
     const { processor, cores } = details.machine
     const { model, ratios } = details
     const committed: Committed = { processor, cores, model, rounds: details.rounds.length, ratios }
-    writeFileSync(path, `${JSON.stringify(committed, null, 2)}\n`)
-    say(`written to ${path}`)
+    writeFigures(path, committed)
     return
   }
   const committed = JSON.parse(readFileSync(path, 'utf8')) as Committed

@@ -3,8 +3,9 @@ import type { Attended } from '../../services/gateway/forward/attend.ts'
 import { combine } from '../../services/gateway/forward/combine.ts'
 import { dispatch, type Runners } from '../../services/gateway/forward/dispatch.ts'
 import type { Routes } from '../../services/gateway/forward/route.ts'
+import { spaceOf } from '../../services/gateway/placement/fleet.ts'
 import { seeded } from '../support/random.ts'
-import { FRAME_BYTES_MAX, sparseLayers, startHolders } from './holders.ts'
+import { FRAME_BYTES_MAX, startHolders } from './holders.ts'
 import type { Prepared } from './models.ts'
 import { percentile } from './numbers.ts'
 import { say } from './say.ts'
@@ -37,7 +38,7 @@ export const measureDispatch = async (
   model: Prepared,
   rows: readonly number[] = [1, 512],
 ): Promise<DispatchFigures[]> => {
-  const [layer] = sparseLayers(model)
+  const [layer] = spaceOf(model.config).layers
   const { runners, close } = await startHolders(model, WORKERS, [layer])
   try {
     const figures: DispatchFigures[] = []

@@ -1,5 +1,4 @@
 /** `npm run bench -- growth`: what must not cost more as a model or its use grows, and what may. */
-import { writeFileSync } from 'node:fs'
 import { Command } from 'commander'
 import { startCluster } from '../support/cluster.ts'
 import { MANY_STREAMS } from './contest.ts'
@@ -8,8 +7,8 @@ import { describeMachine } from './machine.ts'
 import { type Prepared, prepare16b, prepareWide } from './models.ts'
 import { median, type Spread, spread } from './numbers.ts'
 import { column, showSpread } from './report.ts'
+import { addJson, addRuns, writeFigures } from './runs.ts'
 import { say } from './say.ts'
-import { whole } from './whole.ts'
 
 const EXPERTS = [16, 64, 256]
 const NEAR = 128
@@ -24,20 +23,14 @@ The models with more experts are written once: 7 GB in all, half of it again as 
 `
 
 export const growthCommand = (): Command =>
-  new Command('growth')
-    .description('Decode over more experts, longer contexts and more streams.')
-    .option('--layers <n>', 'layers of the random 16B-shaped model; the first is dense', whole(2), 5)
-    .option('--rounds <n>', 'turns of each cluster', whole(1), 3)
-    .option('--json <file>', 'write every figure to this file too')
+  addJson(addRuns(new Command('growth').description('Decode over more experts, longer contexts and more streams.')))
     .addHelpText('after', HELP)
     .action(growth)
 
 export const growth = async (options: { layers: number; rounds: number; json?: string }): Promise<void> => {
   const { figures, text } = await measureGrowth(options.layers, options.rounds)
   console.log(text)
-  if (!options.json) return
-  writeFileSync(options.json, `${JSON.stringify({ machine: describeMachine(), figures }, null, 2)}\n`)
-  say(`written to ${options.json}`)
+  if (options.json) writeFigures(options.json, { machine: describeMachine(), figures })
 }
 
 export type GrowthFigures = Record<string, Spread>

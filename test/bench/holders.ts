@@ -2,6 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { coresEach } from '../../services/cli/flags.ts'
 import { connectRemote } from '../../services/gateway/forward/remote.ts'
 import { topologyOf } from '../../services/gateway/placement/locate.ts'
 import { WorkerRunners } from '../../services/gateway/placement/runners.ts'
@@ -16,9 +17,6 @@ const LOAD_LIMIT_MS = 120_000
 export const FRAME_BYTES_MAX = 64 << 20
 
 export type Holders = { runners: WorkerRunners; close(): Promise<void> }
-
-export const sparseLayers = ({ config }: Prepared): number[] =>
-  [...config.layers.keys()].filter((layer) => config.layers[layer].ffn === 'sparse')
 
 /** So many worker processes over unix sockets, set up as `up` does; each holds every `workers`-th expert of the layers. */
 export const startHolders = async (model: Prepared, workers: number, layers: readonly number[]): Promise<Holders> => {
@@ -61,7 +59,7 @@ const startHolder = async (
   workers: number,
   home: readonly LayerExperts[],
 ): Promise<ServiceProcess> => {
-  const threads = String(Math.max(1, Math.floor(coresAllowed() / workers)))
+  const threads = String(coresEach(coresAllowed(), workers))
   const worker = await startWorker(['--listen', listen, '--models', dir, '--cache', cacheDir, '--threads', threads])
   const control = controlWorker({ address: worker.address, token: null })
   try {

@@ -1,16 +1,16 @@
 /** `npm run bench -- layers`: where the time of a step goes. */
-import { writeFileSync } from 'node:fs'
 import { Command, Option } from 'commander'
+import { whole } from '../../services/cli/flags.ts'
+import { spaceOf } from '../../services/gateway/placement/fleet.ts'
 import { PRECISIONS, type Precision } from '../../shared/model/config.ts'
-import { sparseLayers } from './holders.ts'
 import { DECODE_TOKENS, PREFILL_TOKENS, SHORT_PROMPT_TOKENS } from './load.ts'
 import { describeMachine } from './machine.ts'
 import { prepare16b, prepareDemo } from './models.ts'
 import { median, spread } from './numbers.ts'
 import { groups, openProfile, type Part, type Profile, type StepSpent } from './profile.ts'
 import { showSpread } from './report.ts'
+import { addJson, addLayers, writeFigures } from './runs.ts'
 import { say } from './say.ts'
-import { whole } from './whole.ts'
 
 const HELP = `
 The gateway's engine runs in the bench's own process, over 2 real workers, so that every kernel can be told from the rest:
@@ -21,13 +21,14 @@ the gateway has nothing else to do meanwhile. Medians of the rounds; the parts o
 type Options = { model: 'demo' | '16b'; layers: number; precision: Precision; rounds: number; json?: string }
 
 export const layersCommand = (): Command =>
-  new Command('layers')
-    .description("Where a step's time goes: kernels by kind, wire, JavaScript, waiting.")
+  addJson(
+    addLayers(
+      new Command('layers').description("Where a step's time goes: kernels by kind, wire, JavaScript, waiting."),
+    ),
+  )
     .addOption(new Option('--model <which>', 'what to measure').choices(['demo', '16b']).default('16b'))
-    .option('--layers <n>', 'layers of the random 16B-shaped model; the first is dense', whole(2), 5)
     .addOption(new Option('--precision <kind>', 'weights').choices(PRECISIONS).default('int8'))
     .option('--rounds <n>', 'how often each is run', whole(1), 5)
-    .option('--json <file>', 'write every figure to this file too')
     .addHelpText('after', HELP)
     .action(layers)
 
@@ -49,11 +50,8 @@ const layers = async ({ model: which, layers: count, precision, rounds, json }: 
     await profile.close()
   }
   console.log(`\n${model.name}, ${precision}, 2 workers, ms of a step: median of ${rounds}, and part of the step`)
-  console.log(table(prefill, decode, sparseLayers(model).length))
-  if (!json) return
-  const figures = { machine: describeMachine(), model: model.name, precision, prefill, decode }
-  writeFileSync(json, `${JSON.stringify(figures, null, 2)}\n`)
-  say(`written to ${json}`)
+  console.log(table(prefill, decode, spaceOf(model.config).layers.length))
+  if (json) writeFigures(json, { machine: describeMachine(), model: model.name, precision, prefill, decode })
 }
 
 const runOnce = async (profile: Profile): Promise<{ prefill: StepSpent; decode: StepSpent }> => {

@@ -1,5 +1,4 @@
 /** `npm run bench`: a gateway with 2 workers against one that holds the experts itself, and dispatch alone. */
-import { writeFileSync } from 'node:fs'
 import { Command, Option } from 'commander'
 import { PRECISIONS, type Precision } from '../../shared/model/config.ts'
 import { measureDispatch } from './dispatch.ts'
@@ -7,8 +6,7 @@ import { describeMachine } from './machine.ts'
 import { type Prepared, prepare16b, prepareDemo } from './models.ts'
 import { describeDispatch, describePair } from './report.ts'
 import { runPair } from './rounds.ts'
-import { say } from './say.ts'
-import { whole } from './whole.ts'
+import { addJson, addRuns, writeFigures } from './runs.ts'
 
 /** Two workers against none: what distribution costs or wins on the same cores. */
 const WORKERS = [2, 0] as const
@@ -38,15 +36,15 @@ Examples
 
 /** What runs where no other question is named. */
 export const pairCommand = (): Command =>
-  new Command('pair')
-    .description(
-      'Measures a gateway with 2 workers against one that holds the experts itself, and dispatch (the default).',
-    )
+  addJson(
+    addRuns(
+      new Command('pair').description(
+        'Measures a gateway with 2 workers against one that holds the experts itself, and dispatch (the default).',
+      ),
+    ),
+  )
     .addOption(new Option('--model <which>', 'what to measure').choices(['demo', '16b', 'all']).default('all'))
-    .option('--layers <n>', 'layers of the random 16B-shaped model; the first is dense', whole(2), 5)
-    .option('--rounds <n>', 'turns of each cluster', whole(1), 3)
     .addOption(new Option('--precision <kind>', 'weights').choices(PRECISIONS).default('int8'))
-    .option('--json <file>', 'write every figure to this file too')
     .addHelpText('after', HELP)
     .action(pair)
 
@@ -54,9 +52,7 @@ const pair = async ({ model, layers, rounds, precision, json }: Options): Promis
   const models: Awaited<ReturnType<typeof measure>>[] = []
   if (model !== '16b') models.push(await measure(await prepareDemo(precision), rounds))
   if (model !== 'demo') models.push(await measure(await prepare16b(layers, precision), rounds))
-  if (!json) return
-  writeFileSync(json, `${JSON.stringify({ machine: describeMachine(), models }, null, 2)}\n`)
-  say(`written to ${json}`)
+  if (json) writeFigures(json, { machine: describeMachine(), models })
 }
 
 const measure = async (model: Prepared, rounds: number) => {

@@ -1,5 +1,5 @@
 /** `npm run bench -- peer`: expertmesh against llama.cpp, on the same weights, the same cores and the same prompts. */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { Command } from 'commander'
 import { startCluster } from '../support/cluster.ts'
 import { type Contestant, type ContestLoad, contestLoads, type Round, rate, ratio, runRound } from './contest.ts'
@@ -9,9 +9,8 @@ import { describeMachine } from './machine.ts'
 import { type Prepared, prepare16b, prepareGguf, touchedBytes } from './models.ts'
 import { type Spread, spread } from './numbers.ts'
 import { column, line, showSpread } from './report.ts'
+import { addRuns, writeFigures } from './runs.ts'
 import { checkSame } from './same.ts'
-import { say } from './say.ts'
-import { whole } from './whole.ts'
 
 const HELP = `
 Who takes part, in turn in every round
@@ -29,10 +28,7 @@ A round takes about three minutes. Compare by the ratios; rates differ by machin
 `
 
 export const peerCommand = (): Command =>
-  new Command('peer')
-    .description('Runs expertmesh and llama.cpp on the same weights in turn.')
-    .option('--layers <n>', 'layers of the random 16B-shaped model; the first is dense', whole(2), 5)
-    .option('--rounds <n>', 'turns of each', whole(1), 3)
+  addRuns(new Command('peer').description('Runs expertmesh and llama.cpp on the same weights in turn.'))
     .option('--json <file>', 'write the ratios and every figure to this file too')
     .option('--add', 'keep the rounds that the file has, and add to them', false)
     .addHelpText('after', HELP)
@@ -58,7 +54,7 @@ const ratios: Record<string, readonly [a: string, b: string, load: ContestLoad]>
 
 type Options = { layers: number; rounds: number; json?: string; add: boolean }
 
-/** What `--json` writes: the medians by name, null where this build has no int4, and what they come from. */
+/** What `--json` writes: the medians by name, null where no round measured one, and what they come from. */
 export type PeerFigures = Record<string, number | null> & { details: PeerDetails }
 type PeerDetails = {
   machine: ReturnType<typeof describeMachine>
@@ -74,9 +70,7 @@ type PeerDetails = {
 const peer = async ({ layers, rounds, json, add }: Options): Promise<void> => {
   const { figures, text } = await measurePeer(layers, rounds, json && add ? readDetails(json) : undefined)
   console.log(text)
-  if (!json) return
-  writeFileSync(json, `${JSON.stringify(figures, null, 2)}\n`)
-  say(`written to ${json}`)
+  if (json) writeFigures(json, figures)
 }
 
 const readDetails = (file: string): PeerDetails | undefined =>
@@ -162,9 +156,7 @@ const describe = ({ model, rounds, ratios, touchedBytes }: PeerDetails, contesta
       ),
     ),
     '',
-    ...Object.entries(ratios).map(
-      ([name, of]) => `${column(name)}${of ? showSpread(of, 2) : 'null: this build has no int4'}`,
-    ),
+    ...Object.entries(ratios).map(([name, of]) => `${column(name)}${of ? showSpread(of, 2) : 'not measured'}`),
     `memory is read at ${showSpread(read, 1)} GB/s; a token needs ${(touchedBytes / 1e6).toFixed(0)} MB of weights`,
   ].join('\n')
 }

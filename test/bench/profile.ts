@@ -1,15 +1,17 @@
 /** A gateway's engine in this process over real workers, whose steps are taken apart by who spent their time. */
 import assert from 'node:assert/strict'
+import { coresEach } from '../../services/cli/flags.ts'
 import { RunningEngine } from '../../services/gateway/engine.ts'
 import type { Arrived } from '../../services/gateway/forward/dispatch.ts'
 import { closeForward, openForward } from '../../services/gateway/forward/open.ts'
 import type { Forward, LayerTimes } from '../../services/gateway/forward/step.ts'
+import { spaceOf } from '../../services/gateway/placement/fleet.ts'
 import type { EngineEvent } from '../../services/gateway/sequence.ts'
 import { coresAllowed } from '../../shared/machine.ts'
 import type { Session } from '../../shared/model/session.ts'
 import { requestOf } from '../support/local.ts'
 import { seeded } from '../support/random.ts'
-import { FRAME_BYTES_MAX, sparseLayers, startHolders } from './holders.ts'
+import { FRAME_BYTES_MAX, startHolders } from './holders.ts'
 import type { Prepared } from './models.ts'
 
 const WORKERS = 2
@@ -39,14 +41,14 @@ export type Profile = {
 
 export const openProfile = async (model: Prepared): Promise<Profile> => {
   const { dir, cacheDir, precision, config } = model
-  const holders = await startHolders(model, WORKERS, sparseLayers(model))
+  const holders = await startHolders(model, WORKERS, spaceOf(config).layers)
   const times: Seen[] = []
   const forward = await openForward({
     modelDir: dir,
     cacheDir,
     precision,
     // As `up` shares the cores out between a gateway and workers.
-    threads: Math.max(1, Math.floor(coresAllowed() / 2)),
+    threads: coresEach(coresAllowed(), 2),
     kvMemoryBytes: null,
     maxSequences: LIMITS.maxSequences,
     runners: holders.runners,

@@ -1,6 +1,6 @@
 /** `npm run bench -- scale`: how throughput grows with workers, on this machine for real and beyond it by measured costs. */
-import { writeFileSync } from 'node:fs'
 import { Command, InvalidArgumentError } from 'commander'
+import { coresEach } from '../../services/cli/flags.ts'
 import { coresAllowed } from '../../shared/machine.ts'
 import { startCluster } from '../support/cluster.ts'
 import { measureDispatch } from './dispatch.ts'
@@ -11,8 +11,8 @@ import { type Prepared, prepare16b, prepareEmpty } from './models.ts'
 import { median, type Spread, spread } from './numbers.ts'
 import { openProfile, type StepSpent } from './profile.ts'
 import { line, showSpread } from './report.ts'
+import { addJson, addRuns, writeFigures } from './runs.ts'
 import { say } from './say.ts'
-import { whole } from './whole.ts'
 
 const REAL = [1, 2, 4]
 const TURNS = 3
@@ -27,12 +27,12 @@ row from a profile of 2 workers, a frame's and a byte's from dispatches to empty
 type Options = { layers: number; rounds: number; simulate: number[]; json?: string }
 
 export const scaleCommand = (): Command =>
-  new Command('scale')
-    .description('Throughput over 1, 2 and 4 workers here, and over more by measured costs.')
-    .option('--layers <n>', 'layers of the random 16B-shaped model; the first is dense', whole(2), 5)
-    .option('--rounds <n>', 'turns of each cluster', whole(1), 3)
+  addJson(
+    addRuns(
+      new Command('scale').description('Throughput over 1, 2 and 4 workers here, and over more by measured costs.'),
+    ),
+  )
     .option('--simulate <list>', 'numbers of workers, each with a machine of its own', counts, [1, 2, 4, 8, 16, 32, 64])
-    .option('--json <file>', 'write every figure to this file too')
     .addHelpText('after', HELP)
     .action(scale)
 
@@ -54,7 +54,7 @@ const scale = async ({ layers, rounds, simulate, json }: Options): Promise<void>
   const cores = coresAllowed()
   const here = REAL.map((workers) => {
     const of = (load: keyof Rates<number>): Spread => spread((turns.get(workers) ?? []).map((turn) => turn[load]))
-    const machines = { workers, threads: Math.max(1, Math.floor(cores / workers)), cores }
+    const machines = { workers, threads: coresEach(cores, workers), cores }
     const real: Rates<Spread> = { prefill: of('prefill'), decode: of('decode'), streams: of('streams') }
     return { workers, real, forecast: ratesOf(model, costs, machines) }
   })
@@ -69,9 +69,7 @@ const scale = async ({ layers, rounds, simulate, json }: Options): Promise<void>
   console.log(line('simulated, cores for each', ['prefill(512)', 'decode(64)']))
   for (const { workers, forecast } of beyond)
     console.log(line(named(workers), [forecast.prefill.toFixed(0), forecast.decode.toFixed(1)]))
-  if (!json) return
-  writeFileSync(json, `${JSON.stringify({ machine: describeMachine(), costs, here, beyond }, null, 2)}\n`)
-  say(`written to ${json}`)
+  if (json) writeFigures(json, { machine: describeMachine(), costs, here, beyond })
 }
 
 const named = (workers: number): string => `${workers} ${workers === 1 ? 'worker' : 'workers'}`

@@ -1,11 +1,10 @@
 /** `npm run bench -- wire`: what a dispatch costs by the number of its rows and what they are sent as, with experts that cost nothing. */
-import { writeFileSync } from 'node:fs'
 import { Command } from 'commander'
 import type { Precision } from '../../shared/model/config.ts'
 import { type DispatchFigures, measureDispatch } from './dispatch.ts'
 import { describeMachine } from './machine.ts'
 import { prepareEmpty } from './models.ts'
-import { say } from './say.ts'
+import { addJson, writeFigures } from './runs.ts'
 
 const ROWS = [1, 8, 64, 512]
 
@@ -22,9 +21,7 @@ The experts are 16 wide: what is left is packing, gRPC, the kernel's sockets and
 `
 
 export const wireCommand = (): Command =>
-  new Command('wire')
-    .description('Bytes and time of a dispatch by wire format and rows.')
-    .option('--json <file>', 'write every figure to this file too')
+  addJson(new Command('wire').description('Bytes and time of a dispatch by wire format and rows.'))
     .addHelpText('after', HELP)
     .action(wire)
 
@@ -35,9 +32,7 @@ const wire = async ({ json }: { json?: string }): Promise<void> => {
   console.log(`\n2 workers, hidden 2048, top 6, empty experts; µs p50 / p99`)
   console.log(row(['rows', 'out', 'back', 'sent', 'combined', 'GB/s'], 'format'))
   for (const { format, figures } of measured) for (const each of figures) console.log(describe(format, each))
-  if (!json) return
-  writeFileSync(json, `${JSON.stringify({ machine: describeMachine(), measured }, null, 2)}\n`)
-  say(`written to ${json}`)
+  if (json) writeFigures(json, { machine: describeMachine(), measured })
 }
 
 const row = (columns: readonly string[], first: string): string =>
