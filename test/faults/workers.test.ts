@@ -152,13 +152,17 @@ test('four workers become three, two, one, and four again', async () => {
   })
 })
 
-test('every worker that holds some expert is killed at once', async () => {
+test('every worker that holds some expert is killed at once, again and again', async () => {
   await start()
   await compare('both replicas killed', async () => {
-    await delay(2_000)
-    await Promise.all([fleet.kill(0), fleet.kill(1)])
-    await ready(fleet, 2)
-    await delay(3_000)
+    for (const until = performance.now() + DISTURBED_MS; performance.now() < until; ) {
+      await delay(1_000 * Math.random())
+      const pair = [0, 1, 2, 3].toSorted(() => Math.random() - 0.5).slice(0, 2)
+      await Promise.all(pair.map(fleet.kill))
+      await ready(fleet, 2)
+      await Promise.all(pair.map(fleet.start))
+      await ready(fleet, 2)
+    }
   })
 })
 

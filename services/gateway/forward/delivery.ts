@@ -37,7 +37,7 @@ export class Delivery implements Handle {
   #remaining: number
   /** Runners that failed here; forgiven once there is nobody else. */
   readonly #avoid = new Set<Runner>()
-  #homeless: number[] = []
+  readonly #homeless = new Set<number>()
   #looking = false
   /** Why the last runner failed, for the error that names what is missing. */
   #reason: MeshError | null = null
@@ -84,7 +84,7 @@ export class Delivery implements Handle {
     const { runners, layer, routes } = this.#job
     const { lots, homeless } = spread(runners, layer, routes, assignments, { avoid: this.#avoid })
     if (homeless.length > 0) {
-      this.#homeless.push(...homeless)
+      for (const assignment of homeless) this.#homeless.add(assignment)
       void this.#look()
     }
     return this.#launch(lots)
@@ -243,16 +243,17 @@ export class Delivery implements Handle {
     this.#looking = true
     this.#pause = new AbortController()
     const { signal } = this.#pause
-    const { runners, limits } = this.#job
+    const { runners, routes, limits } = this.#job
     const giveUpAt = performance.now() + limits.timeoutMs
-    for (let waitMs = LOOK_FIRST_MS; this.#homeless.length > 0; waitMs = Math.min(LOOK_LAST_MS, waitMs * 2)) {
+    for (let waitMs = LOOK_FIRST_MS; this.#homeless.size > 0; waitMs = Math.min(LOOK_LAST_MS, waitMs * 2)) {
       const pause = delay(waitMs, undefined, { signal }).catch(() => {})
       await Promise.race([runners.changed(), pause])
       if (this.#ended) return
       if (performance.now() > giveUpAt) return this.#fail(this.#missing())
       this.#avoid.clear()
-      const homeless = this.#homeless.filter((a) => this.#source[a] === NOBODY)
-      this.#homeless = []
+      // They came from frames that failed one after the other, and leave together.
+      const homeless = byExpert(routes).filter((a) => this.#homeless.has(a) && this.#source[a] === NOBODY)
+      this.#homeless.clear()
       this.#send(homeless)
     }
     this.#looking = false
@@ -260,7 +261,8 @@ export class Delivery implements Handle {
 
   #missing(): MeshError {
     const { layer, routes, limits } = this.#job
-    const named = `no worker holds (layer ${layer}, expert ${routes.ids[this.#homeless[0]]})`
+    const [first] = this.#homeless
+    const named = `no worker holds (layer ${layer}, expert ${routes.ids[first]})`
     const last = this.#reason ? `; last: ${this.#reason.message}` : ''
     return new MeshError(Code.UNAVAILABLE, `${named}, and none came to within ${limits.timeoutMs} ms${last}`, {
       reason: 'expert_missing',

@@ -177,6 +177,25 @@ test('an expert whose last holder is gone waits for another, and for a time at m
   expectRows(await waiting, some)
 })
 
+test('experts whose holders go one after the other, the last one first, leave for the next in order', async () => {
+  const homes = [...Array(EXPERTS).keys()].map((expert) => [{ layer: LAYER, experts: [expert] }])
+  const going = homes.map((_, expert) =>
+    openPeer(`w${expert}`, () => delay(5 * (EXPERTS - expert)).then(failing(Code.UNAVAILABLE))),
+  )
+  for (const peer of going) peer.alive = false
+  const next = openPeer('next')
+  const names = going.map(({ name }) => name)
+  const { runners, states } = open([...going, next], topologyOf(1, names, homes))
+  const some = work(1, 16)
+  const waiting = run(runners, some)
+  await vi.waitUntil(() => states.length === EXPERTS)
+  runners.setTopology(topologyOf(2, ['next'], [[{ layer: LAYER, experts: [...Array(EXPERTS).keys()] }]]))
+  expectRows(await waiting, some)
+  const [{ expert }] = next.frames
+  expect(expert).toEqual(expert.toSorted())
+  expect(expert.length).toBe(some.routes.ids.length)
+})
+
 test('a lost worker that answers again is asked again', async () => {
   const back = openPeer('back', (_, call) => {
     if (call === 1) throw new MeshError(Code.UNAVAILABLE, 'the stream broke')
