@@ -29,6 +29,8 @@ export type ForwardRequest = {
   deadlineMs: number
   cancelCall: number
   frame: ExpertFrame | null
+  /** Where the rows lie in shared memory, and where those that answer belong; 0: the messages carry them. */
+  shmOffset: number
 }
 
 /** code 0 is OK; any other comes with a message and no rows. */
@@ -43,6 +45,10 @@ export type ForwardResponse = {
   /** checksum(rows). */
   crc: number
 }
+
+/** Fills the bytes from shared memory: those of a request at its offset, or those that answer a call. False where they are not there. */
+export type ReadShm = (bytes: Uint8Array, at: number) => boolean
+const noShm: ReadShm = () => false
 
 /** Bytes a frame's message needs beyond its tensors, never more. */
 export const FRAME_HEAD_BYTES = 1024
@@ -79,16 +85,17 @@ export const frameBytes = (frame: ExpertFrame): number =>
 export const replyBytes = (frame: ExpertFrame): number => frame.rowIndex.length * frame.hidden * 4
 
 export const encodeRequest = (request: ForwardRequest): Buffer => {
-  const { call, cancelCall, deadlineMs, frame } = request
+  const { call, cancelCall, deadlineMs, frame, shmOffset } = request
   const model = Buffer.from(request.model)
   const tensors = frame ? tensorsOf(frame) : []
-  const [rowIndex, expert, rows, rowScale] = frame ? tensors : [NOTHING, NOTHING, NOTHING, NOTHING]
-  const { layer, rowCount, hidden } = frame ?? { layer: 0, rowCount: 0, hidden: 0 }
   const crc = checksumOf(tensors)
-  const numbers = [call, layer, rowCount, hidden, deadlineMs, cancelCall]
+  const [rowIndex, expert, all, rowScale] = frame ? tensors : [NOTHING, NOTHING, NOTHING, NOTHING]
+  const rows = shmOffset > 0 ? NOTHING : all
+  const { layer, rowCount, hidden } = frame ?? { layer: 0, rowCount: 0, hidden: 0 }
+  const numbers = [call, layer, rowCount, hidden, deadlineMs, cancelCall, shmOffset]
   const size =
     numbers.reduce((sum, number) => sum + numberSize(number), 0) +
-    [model, ...tensors].reduce((sum, bytes) => sum + bytesSize(bytes.length), 0) +
+    [model, rowIndex, expert, rows, rowScale].reduce((sum, bytes) => sum + bytesSize(bytes.length), 0) +
     fixedSize(crc)
   const cursor: Cursor = { bytes: Buffer.allocUnsafe(size), at: 0 }
   writeNumber(cursor, 1, call)
@@ -103,6 +110,7 @@ export const encodeRequest = (request: ForwardRequest): Buffer => {
   writeBytes(cursor, 10, rows)
   writeBytes(cursor, 11, rowScale)
   writeFixed(cursor, 12, crc)
+  writeNumber(cursor, 13, shmOffset)
   return cursor.bytes
 }
 
@@ -114,12 +122,14 @@ const tensorsOf = (frame: ExpertFrame): Uint8Array[] => [
   frame.rowScale ? bytesOf(frame.rowScale) : NOTHING,
 ]
 
-export const encodeResponse = (response: ForwardResponse): Buffer => {
+/** `inShm`: the rows lie in shared memory, where the request wanted them. */
+export const encodeResponse = (response: ForwardResponse, inShm = false): Buffer => {
   const { call, code, computeUs, waitUs, crc } = response
   const message = Buffer.from(response.message).subarray(0, MAX_MESSAGE_BYTES)
-  const rows = bytesOf(response.rows)
+  const rows = inShm ? NOTHING : bytesOf(response.rows)
+  const shmBytes = inShm ? response.rows.byteLength : 0
   const size =
-    [call, code, computeUs, waitUs].reduce((sum, number) => sum + numberSize(number), 0) +
+    [call, code, computeUs, waitUs, shmBytes].reduce((sum, number) => sum + numberSize(number), 0) +
     bytesSize(message.length) +
     bytesSize(rows.length) +
     fixedSize(crc)
@@ -133,6 +143,7 @@ export const encodeResponse = (response: ForwardResponse): Buffer => {
   writeFixed(cursor, 6, crc)
   writeBytes(cursor, 7, padding)
   writeBytes(cursor, 8, rows)
+  writeNumber(cursor, 9, shmBytes)
   return cursor.bytes
 }
 
@@ -158,10 +169,10 @@ export const callOf = (bytes: Buffer): number => {
 }
 
 /**
- * The tensors may be views of `bytes`. Nothing larger than the message is ever allocated.
+ * The tensors may be views of `bytes`. Nothing larger than the message is ever allocated, but rows in shared memory up to maxBytes.
  * @throws MeshError INVALID_ARGUMENT for a malformed or contradictory message, DATA_LOSS for a wrong checksum.
  */
-export const decodeRequest = (bytes: Buffer): ForwardRequest => {
+export const decodeRequest = (bytes: Buffer, read = noShm, maxBytes = 0): ForwardRequest => {
   const fields = collect(bytes, [8, 9, 11])
   const cancelCall = fields.number(7)
   const head = {
@@ -169,18 +180,23 @@ export const decodeRequest = (bytes: Buffer): ForwardRequest => {
     model: fields.text(2, MAX_MODEL_BYTES),
     deadlineMs: fields.uint32(6, 'deadline_ms'),
     cancelCall,
+    shmOffset: fields.number(13),
   }
-  return { ...head, frame: cancelCall > 0 || isFence(fields) ? null : frameOf(fields) }
+  if (cancelCall > 0 || isFence(fields)) return { ...head, frame: null }
+  return {
+    ...head,
+    frame: frameOf(fields, head.shmOffset === 0 ? null : (rows) => read(rows, head.shmOffset), maxBytes),
+  }
 }
 
 const isFence = (fields: Fields): boolean =>
   fields.number(1) > 0 && fields.number(4) === 0 && [2, 8, 9, 10, 11].every((field) => fields.bytes(field).length === 0)
 
-const frameOf = (fields: Fields): ExpertFrame => {
+const frameOf = (fields: Fields, read: ((rows: Uint8Array) => boolean) | null, maxBytes: number): ExpertFrame => {
   const layer = fields.uint32(3, 'layer')
   const rowCount = fields.uint32(4, 'row_count')
   const hidden = fields.uint32(5, 'hidden')
-  const [rowIndex, expert, rows, rowScale] = [fields.bytes(8), fields.bytes(9), fields.bytes(10), fields.bytes(11)]
+  const [rowIndex, expert, rowScale] = [fields.bytes(8), fields.bytes(9), fields.bytes(11)]
   const quantised = rowScale.length > 0
   if (rowCount === 0 || hidden === 0) throw invalid('a frame needs row_count and hidden of at least 1', 'row_count')
   if (rowIndex.length === 0) throw invalid('a frame needs at least one assignment', 'row_index')
@@ -191,6 +207,7 @@ const frameOf = (fields: Fields): ExpertFrame => {
     throw invalid(`row_scale has ${rowScale.length / 4} entries for ${rowCount} rows`, 'row_scale')
   }
   const expected = rowCount * hidden * (quantised ? 1 : 4)
+  const rows = read ? fromShm(expected, maxBytes, read) : fields.bytes(10)
   if (rows.length !== expected) {
     const kind = quantised ? 'uint8' : 'float32'
     throw invalid(`rows has ${rows.length} bytes where ${kind} [${rowCount},${hidden}] has ${expected}`, 'rows')
@@ -211,6 +228,14 @@ const frameOf = (fields: Fields): ExpertFrame => {
   return frame
 }
 
+const fromShm = (length: number, maxBytes: number, read: (rows: Uint8Array) => boolean): Uint8Array => {
+  if (length > maxBytes)
+    throw invalid(`rows of ${length} bytes are more than the ${maxBytes} that a frame may have`, 'rows')
+  const rows = new Uint8Array(length)
+  if (read(rows)) return rows
+  throw invalid('there is no shared memory with these rows; send them in the message', 'shm_offset')
+}
+
 const checkAssignments = ({ rowIndex, expert, rowCount }: ExpertFrame): void => {
   let last = 0
   for (let i = 0; i < rowIndex.length; i += 1) {
@@ -220,11 +245,17 @@ const checkAssignments = ({ rowIndex, expert, rowCount }: ExpertFrame): void => 
   }
 }
 
-/** @throws MeshError INVALID_ARGUMENT for a malformed message, DATA_LOSS for a wrong checksum. rows may be a view of `bytes`. */
-export const decodeResponse = (bytes: Buffer): ForwardResponse => {
+/**
+ * `read` is told the call; maxBytes is the most it is asked for. rows may be a view of `bytes`.
+ * @throws MeshError INVALID_ARGUMENT for a malformed message, DATA_LOSS for a wrong checksum or rows that are not in shared memory.
+ */
+export const decodeResponse = (bytes: Buffer, read = noShm, maxBytes = 0): ForwardResponse => {
   const fields = collect(bytes, [])
   const crc = fields.crc(6)
-  const rows = fields.bytes(8)
+  const shmBytes = fields.number(9)
+  const rows = shmBytes > 0 ? new Uint8Array(Math.min(shmBytes, maxBytes)) : fields.bytes(8)
+  if (shmBytes > 0 && (shmBytes > maxBytes || !read(rows, fields.number(1))))
+    throw new MeshError(Code.DATA_LOSS, `the answer has no ${shmBytes} bytes in shared memory`)
   if (rows.length % 4 !== 0) throw invalid(`rows has ${rows.length} bytes, not a whole number of float32`, 'rows')
   if (crc32(rows) !== crc) {
     throw new MeshError(Code.DATA_LOSS, 'the answer was damaged on its way: its checksum does not match')

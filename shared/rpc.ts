@@ -19,6 +19,7 @@ import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation } from 'grpc-health-check'
 import { Code, MeshError } from './errors.ts'
 import { packageRoot } from './root.ts'
+import { socketOf } from './shm.ts'
 
 /** Flow-control window of a stream and of a connection: two of the largest common frames are under way at once. */
 export const WINDOW_BYTES = 8 * 2 ** 20
@@ -131,7 +132,8 @@ export const addReflection = (server: Server, proto: PackageDefinition): void =>
  * @throws MeshError UNAVAILABLE when the address cannot be had.
  */
 export const listen = async (server: Server, address: string): Promise<string> => {
-  if (address.startsWith('unix:')) await removeStaleSocket(address.replace(/^unix:(\/\/(?=\/))?/, ''))
+  const socket = socketOf(address)
+  if (socket) await removeStaleSocket(socket)
   const port = await new Promise<number>((resolve, reject) => {
     server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) => {
       if (error)

@@ -1,9 +1,9 @@
 import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Code, MeshError } from '../../shared/errors.ts'
 import { coresAllowed } from '../../shared/machine.ts'
+import { socketFolder } from '../../shared/shm.ts'
 import { type ClusterOptions, checkCluster, gatewayFlags, workerFlags } from './flags.ts'
 import { type Member, readLog, startMember } from './member.ts'
 import { aborted } from './signals.ts'
@@ -38,7 +38,7 @@ export const startCluster = async (
   verbose: boolean,
 ): Promise<Cluster> => {
   checkCluster(options)
-  const directory = await mkdtemp(join(tmpdir(), 'expertmesh-'))
+  const directory = await mkdtemp(join(socketFolder(), 'expertmesh-'))
   const members: Member[] = []
   let stopping = false
   const stop = async (): Promise<void> => {
@@ -67,7 +67,7 @@ export const startCluster = async (
       start('worker', `worker ${index}`, workerFlags(options, address, cores)),
     )
     // At once: it has its own to open, and asks until they answer.
-    const gateway = start('gateway', 'gateway', gatewayFlags(options, addresses, cores))
+    const gateway = start('gateway', 'gateway', gatewayFlags(options, addresses))
     const begun = Promise.all(workers.map((worker) => worker.listening(1))).then(() => gateway.listening(2))
     const at = await Promise.race([begun, cancelled])
     const failed = gateway.ended.then((how) => {

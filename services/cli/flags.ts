@@ -91,13 +91,9 @@ export const workerFlags = (options: ClusterOptions, address: string, cores: num
   ...flag('threads', options.threads ?? coresEach(cores, options.workers)),
 ]
 
-/**
- * Flags of the gateway that uses the workers at these addresses. Beside workers it takes half of the cores: it and they compute in
- * turns for the most part, and threads that wait for a core cost more than they bring.
- */
-export const gatewayFlags = (options: ClusterOptions, workers: readonly string[], cores: number): string[] => [
+/** Flags of the gateway that uses the workers at these addresses. It takes all cores: it and they compute in turns for the most part. */
+export const gatewayFlags = (options: ClusterOptions, workers: readonly string[]): string[] => [
   ...flag('model', options.model),
-  ...flag('threads', workers.length > 0 ? coresEach(cores, 2) : undefined),
   ...flag('listen', options.listen),
   ...flag('grpc-listen', options.grpcListen),
   ...workers.flatMap((address) => flag('worker', address)),

@@ -1,14 +1,20 @@
-import type { ServerDuplexStream } from '@grpc/grpc-js'
+import { randomUUID } from 'node:crypto'
+import { basename } from 'node:path'
+import { Metadata, type ServerDuplexStream } from '@grpc/grpc-js'
 import { Code, invalid, MeshError } from '../../shared/errors.ts'
 import { callOf, checksum, decodeRequest, encodeResponse, frameBytes, replyBytes } from '../../shared/frame.ts'
 import type { ExpertFrame } from '../../shared/model/experts.ts'
+import { SHM_METADATA, Shm, socketOf } from '../../shared/shm.ts'
 import { statusOf } from '../../shared/status.ts'
+import { bytesOf } from '../../shared/wire.ts'
 import type { Hold } from './hold.ts'
 import { type Done, nowUs } from './job.ts'
 import type { Lane } from './lane.ts'
 import { merge, split } from './split.ts'
 
 export type ForwardLimits = {
+  /** Where this worker listens: beside a unix socket lies the memory that streams share with their gateways. */
+  listen: string
   maxFrameBytes: number
   /** Frames of one stream that have no answer yet. */
   maxQueuedFrames: number
@@ -90,6 +96,7 @@ type Run = (
 /** Whatever is wrong with a frame is answered to that frame; the stream goes on. */
 const serveStream = (stream: Stream, run: Run, limits: ForwardLimits): void => {
   const calls = new Map<number, AbortController>()
+  let shm = offerShm(stream, limits.listen)
   let halfClosed = false
 
   const write = (bytes: Buffer): void => {
@@ -105,7 +112,8 @@ const serveStream = (stream: Stream, run: Run, limits: ForwardLimits): void => {
   }
 
   const accept = async (bytes: Buffer): Promise<void> => {
-    const { call, cancelCall, model, deadlineMs, frame } = decodeRequest(bytes)
+    const read = (rows: Uint8Array, offset: number): boolean => shm?.read(rows, offset) ?? false
+    const { call, cancelCall, model, deadlineMs, frame, shmOffset } = decodeRequest(bytes, read, limits.maxFrameBytes)
     if (cancelCall > 0) return calls.get(cancelCall)?.abort()
     if (!frame) return write(encodeResponse({ call, code: 0, message: '', ...NOTHING }))
     if (call === 0) throw invalid('a frame needs a call number of at least 1', 'call')
@@ -119,7 +127,8 @@ const serveStream = (stream: Stream, run: Run, limits: ForwardLimits): void => {
     calls.set(call, abort)
     try {
       const answer = await run(stream, { model, frame, deadlineMs, signal: abort.signal })
-      write(encodeResponse({ call, code: 0, message: '', ...answer }))
+      const inShm = shmOffset > 0 && shm?.write(bytesOf(answer.rows), shmOffset)
+      write(encodeResponse({ call, code: 0, message: '', ...answer }, inShm === true))
     } finally {
       calls.delete(call)
     }
@@ -129,20 +138,36 @@ const serveStream = (stream: Stream, run: Run, limits: ForwardLimits): void => {
     if (halfClosed && calls.size === 0) stream.end()
   }
 
-  const forgetAll = (): void => {
+  const end = (): void => {
     for (const abort of calls.values()) abort.abort()
+    shm?.close()
+    shm = null
   }
   stream.on('data', (bytes: Buffer) => {
     accept(bytes)
       .catch((error) => fail(callOf(bytes), error))
       .then(endWhenDone)
   })
-  stream.on('cancelled', forgetAll)
-  stream.on('error', forgetAll)
+  stream.on('cancelled', end)
+  stream.on('error', end)
+  stream.on('close', end)
   stream.on('end', () => {
     halfClosed = true
     endWhenDone()
   })
+}
+
+/** Creates memory to share over a stream, and tells the gateway; null where gateways come over a network. */
+const offerShm = (stream: Stream, listen: string): Shm | null => {
+  const socket = socketOf(listen)
+  if (!socket) return null
+  const path = `${socket}.${randomUUID()}`
+  const shm = Shm.create(path)
+  if (!shm) return null
+  const metadata = new Metadata()
+  metadata.set(SHM_METADATA, basename(path))
+  stream.sendMetadata(metadata)
+  return shm
 }
 
 const assemble = (

@@ -1,6 +1,5 @@
 /** A gateway's engine in this process over real workers, whose steps are taken apart by who spent their time. */
 import assert from 'node:assert/strict'
-import { coresEach } from '../../services/cli/flags.ts'
 import { RunningEngine } from '../../services/gateway/engine.ts'
 import type { Arrived } from '../../services/gateway/forward/dispatch.ts'
 import { closeForward, openForward } from '../../services/gateway/forward/open.ts'
@@ -47,8 +46,7 @@ export const openProfile = async (model: Prepared): Promise<Profile> => {
     modelDir: dir,
     cacheDir,
     precision,
-    // As `up` shares the cores out between a gateway and workers.
-    threads: coresEach(coresAllowed(), 2),
+    threads: coresAllowed(),
     kvMemoryBytes: null,
     maxSequences: LIMITS.maxSequences,
     runners: holders.runners,

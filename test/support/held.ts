@@ -30,12 +30,19 @@ export type HeldExperts = {
   close(): Promise<void>
 }
 
-/** It takes frames up to 1 MiB, and 64 unanswered ones of a stream, and asks for a token. */
-export const holdDemoExperts = async (): Promise<HeldExperts> => {
+/** It takes frames up to 1 MiB, and 64 unanswered ones of a stream, and asks for a token. Listens on a free port unless told otherwise. */
+export const holdDemoExperts = async (listen?: string): Promise<HeldExperts> => {
   const folder = mkdtempSync(join(tmpdir(), 'expertmesh-worker-'))
   const [cacheDir, tokenFile] = [join(folder, 'cache'), join(folder, 'token')]
   writeFileSync(tokenFile, TOKEN)
-  const worker = await startWorker([...limits, '--cache', cacheDir, '--token-file', tokenFile])
+  const worker = await startWorker([
+    ...limits,
+    ...(listen ? ['--listen', listen] : []),
+    '--cache',
+    cacheDir,
+    '--token-file',
+    tokenFile,
+  ])
   const { address } = worker
   const control = controlWorker({ address, token: TOKEN })
   const model = await openModel(demo)

@@ -45,6 +45,7 @@ const randomRequest = (next: Next): ForwardRequest => ({
   deadlineMs: next(2) * next(100_000),
   cancelCall: 0,
   frame: randomFrame(next, next(2) === 0 ? 'fp32' : 'int8'),
+  shmOffset: 0,
 })
 
 const randomResponse = (next: Next): ForwardResponse => {
@@ -61,7 +62,7 @@ const randomResponse = (next: Next): ForwardResponse => {
 }
 
 /** As protobufjs sees the request. */
-const plain = ({ call, model, deadlineMs, cancelCall, frame }: ForwardRequest) => ({
+const plain = ({ call, model, deadlineMs, cancelCall, frame, shmOffset }: ForwardRequest) => ({
   call,
   model,
   layer: frame!.layer,
@@ -73,6 +74,7 @@ const plain = ({ call, model, deadlineMs, cancelCall, frame }: ForwardRequest) =
   expert: [...frame!.expert],
   rows: Buffer.from(frame!.rows.buffer, frame!.rows.byteOffset, frame!.rows.byteLength),
   row_scale: [...(frame!.rowScale ?? [])],
+  shm_offset: shmOffset,
 })
 
 /** protobufjs writes what it is given; proto3 leaves out what is zero or empty. */
@@ -134,7 +136,8 @@ describe('a request frame', () => {
 
   it('needs no more head room than is promised', () => {
     const frame = randomFrame(seeded(4), 'int8')
-    const largest = { call: 2 ** 53 - 1, model: 'm'.repeat(256), deadlineMs: 2 ** 32 - 1, cancelCall: 0, frame }
+    const numbers = { call: 2 ** 53 - 1, deadlineMs: 2 ** 32 - 1, cancelCall: 0, shmOffset: 0 }
+    const largest = { ...numbers, model: 'm'.repeat(256), frame }
     expect(encodeRequest(largest).length - frameBytes(frame)).toBeLessThanOrEqual(FRAME_HEAD_BYTES)
   })
 
@@ -157,7 +160,7 @@ describe('a request frame', () => {
     ['to cancel another', { call: 0, cancelCall: 12 }],
     ['that is a fence', { call: 12, cancelCall: 0 }],
   ])('%s carries nothing else', (_, numbers) => {
-    const request = { ...numbers, model: '', deadlineMs: 0, frame: null }
+    const request = { ...numbers, model: '', deadlineMs: 0, frame: null, shmOffset: 0 }
     expect(decodeRequest(encodeRequest(request))).toEqual(request)
   })
 })
@@ -171,6 +174,10 @@ describe('a request that contradicts itself is refused as INVALID_ARGUMENT', () 
     rowScale: null,
     rowIndex: Uint32Array.of(0, 1),
     expert: Uint32Array.of(4, 5),
+  }
+  const outcome = (change: Partial<ForwardRequest>): Code | null => {
+    const request = { call: 1, model: 'm', deadlineMs: 0, cancelCall: 0, frame, shmOffset: 0, ...change }
+    return codeOf(() => decodeRequest(encodeRequest(request)))
   }
   const cases: [string, Partial<ExpertFrame>][] = [
     ['rows too short', { rows: new Float32Array(5) }],
@@ -186,19 +193,15 @@ describe('a request that contradicts itself is refused as INVALID_ARGUMENT', () 
     ['one scale for two rows', { rows: new Uint8Array(6), rowScale: Float32Array.of(1) }],
   ]
   it.each(cases)('%s', (_, change) => {
-    const request = { call: 1, model: 'm', deadlineMs: 0, cancelCall: 0, frame: { ...frame, ...change } }
-    expect(codeOf(() => decodeRequest(encodeRequest(request)))).toBe(Code.INVALID_ARGUMENT)
+    expect(outcome({ frame: { ...frame, ...change } })).toBe(Code.INVALID_ARGUMENT)
   })
 
   it('a model name one byte too long', () => {
-    const request = { call: 1, model: 'm'.repeat(257), deadlineMs: 0, cancelCall: 0, frame }
-    expect(codeOf(() => decodeRequest(encodeRequest(request)))).toBe(Code.INVALID_ARGUMENT)
+    expect(outcome({ model: 'm'.repeat(257) })).toBe(Code.INVALID_ARGUMENT)
   })
 
   it('the unchanged frame is accepted', () => {
-    expect(
-      codeOf(() => decodeRequest(encodeRequest({ call: 1, model: 'm', deadlineMs: 0, cancelCall: 0, frame }))),
-    ).toBe(null)
+    expect(outcome({})).toBe(null)
   })
 })
 
@@ -211,7 +214,7 @@ describe('a response frame', () => {
       const { call, code, message, computeUs, waitUs, crc } = response
       const bytes = encodeResponse(response)
       const { padding } = Forward.responseDeserialize(bytes) as ForwardResponse__Output
-      const fields = { call, code, message, compute_us: computeUs, wait_us: waitUs, crc, padding, rows }
+      const fields = { call, code, message, compute_us: computeUs, wait_us: waitUs, crc, padding, rows, shm_bytes: 0 }
       expect(bytes.equals(Forward.responseSerialize(withoutDefaults(fields)))).toBe(true)
       expect(Forward.responseDeserialize(bytes) as ForwardResponse__Output).toEqual(fields)
       expect(decodeResponse(displaced(bytes, i % 8))).toEqual(response)

@@ -6,6 +6,7 @@ import {
   callOf,
   decodeResponse,
   encodeRequest,
+  type ForwardRequest,
   type ForwardResponse,
   FRAME_HEAD_BYTES,
   frameBytes,
@@ -13,7 +14,10 @@ import {
 } from '../../../shared/frame.ts'
 import type { ExpertFrame } from '../../../shared/model/experts.ts'
 import { channelOptions, EXPERT_SERVICE, expertService, loadProto, tokenMetadata } from '../../../shared/rpc.ts'
+import { SHM_METADATA, socketOf } from '../../../shared/shm.ts'
+import { bytesOf } from '../../../shared/wire.ts'
 import { Outbox, type Stream } from './outbox.ts'
+import { Regions } from './regions.ts'
 
 /** Calls without an answer per worker; more mean that the worker has stopped. */
 const OUTSTANDING_CALLS_MAX = 4096
@@ -60,6 +64,8 @@ export class WorkerChannel {
   readonly #maxFrameBytes: number
   readonly #outstanding = new Map<number, Outstanding>()
   #outbox: Outbox | null = null
+  /** Memory shared with the worker, once it has said which. */
+  #regions: Regions | null = null
   #lastCall = 0
   #closed = false
 
@@ -78,7 +84,9 @@ export class WorkerChannel {
     if (refusal) return { written: Promise.resolve(), reply: quiet(Promise.reject(refusal)) }
     const call = this.#nextCall()
     const { deadlineMs } = options
-    const bytes = encodeRequest({ call, model, deadlineMs: Math.ceil(deadlineMs), cancelCall: 0, frame })
+    const outbox = this.#open()
+    const shmOffset = this.#regions?.put(call, bytesOf(frame.rows), replyBytes(frame)) ?? 0
+    const bytes = encodeRequest({ ...bare, call, model, deadlineMs: Math.ceil(deadlineMs), frame, shmOffset })
     const reply = new Promise<ExpertReply>((resolve, reject) => {
       const length = frame.rowIndex.length * frame.hidden
       const end = this.#limit(call, options)
@@ -94,7 +102,7 @@ export class WorkerChannel {
         },
       })
     })
-    return { written: this.#open().write(call, bytes), reply: quiet(reply) }
+    return { written: outbox.write(call, bytes), reply: quiet(reply) }
   }
 
   #nextCall(): number {
@@ -131,7 +139,7 @@ export class WorkerChannel {
   #ask(outbox: Outbox, waiting: Pick<Outstanding, 'resolve' | 'reject'>): number {
     const call = this.#nextCall()
     this.#outstanding.set(call, { length: 0, ...waiting })
-    outbox.ask(call, encodeRequest({ call, model: '', deadlineMs: 0, cancelCall: 0, frame: null }))
+    outbox.ask(call, encodeRequest({ ...bare, call }))
     return call
   }
 
@@ -179,8 +187,8 @@ export class WorkerChannel {
     const waiting = this.#take(call)
     if (!waiting) return
     waiting.reject(error)
-    if (this.#outbox?.drop(call)) return
-    this.#outbox?.stream.write(encodeRequest({ call: 0, model: '', deadlineMs: 0, cancelCall: call, frame: null }))
+    if (this.#outbox?.drop(call)) this.#regions?.free(call)
+    else this.#outbox?.stream.write(encodeRequest({ ...bare, cancelCall: call }))
   }
 
   #take(call: number): Outstanding | undefined {
@@ -194,21 +202,31 @@ export class WorkerChannel {
     const stream: Stream = this.#client.Forward(this.#metadata)
     const outbox: Outbox = new Outbox(stream, () => this.#fence(outbox))
     this.#outbox = outbox
+    stream.on('metadata', (metadata) => this.#share(outbox, String(metadata.get(SHM_METADATA)[0] ?? '')))
     stream.on('data', (bytes) => this.#receive(outbox, bytes))
     stream.on('error', (error) => this.#lose(outbox, lost(this.address, error)))
     stream.on('end', () => this.#lose(outbox, lost(this.address, new Error('it ended the stream'))))
     return outbox
   }
 
+  #share(outbox: Outbox, name: string): void {
+    const socket = socketOf(this.address)
+    if (outbox === this.#outbox && socket && name) this.#regions = Regions.open(socket, name)
+  }
+
   #receive(outbox: Outbox, bytes: Buffer): void {
-    outbox.answered(callOf(bytes))
+    const answered = callOf(bytes)
+    outbox.answered(answered)
+    const regions = this.#regions
     try {
-      const response = decodeResponse(bytes)
+      const response = decodeResponse(bytes, (rows, call) => regions?.read(call, rows) ?? false, this.#maxFrameBytes)
       // Call 0 answers a message that the worker could not read: which one is unknown, so all are sent anew.
       if (response.call === 0) this.#lose(outbox, lost(this.address, new Error(response.message)))
       else this.#settle(response, bytes.length)
     } catch (error) {
-      this.#take(callOf(bytes))?.reject(MeshError.from(error))
+      this.#take(answered)?.reject(MeshError.from(error))
+    } finally {
+      regions?.free(answered)
     }
   }
 
@@ -227,6 +245,8 @@ export class WorkerChannel {
   #lose(outbox: Outbox | null, error: MeshError): void {
     if (outbox === null || outbox !== this.#outbox) return
     this.#outbox = null
+    this.#regions?.close()
+    this.#regions = null
     for (const [call, waiting] of this.#outstanding) {
       this.#outstanding.delete(call)
       waiting.reject(error)
@@ -234,6 +254,9 @@ export class WorkerChannel {
     outbox.close()
   }
 }
+
+/** A request that says nothing. */
+const bare: ForwardRequest = { call: 0, model: '', deadlineMs: 0, cancelCall: 0, frame: null, shmOffset: 0 }
 
 const quiet = <T>(promise: Promise<T>): Promise<T> => {
   promise.catch(() => {})

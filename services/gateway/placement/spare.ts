@@ -2,12 +2,12 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Code, MeshError } from '../../../shared/errors.ts'
 import { memoryFreeBytes } from '../../../shared/machine.ts'
 import { built } from '../../../shared/root.ts'
+import { socketFolder } from '../../../shared/shm.ts'
 
 const MIB = 2 ** 20
 /** Of the memory that is free when it starts, for what it will hold. */
@@ -36,7 +36,7 @@ export const startSpare = async ({ modelDir, cacheDir, threads, bytes }: SpareOp
     const cause = `experts of ${mib(bytes)} MiB have no worker, and the gateway's machine has ${mib(memoryBytes)} MiB for them`
     throw new MeshError(Code.RESOURCE_EXHAUSTED, `${cause}: add a worker`)
   }
-  const folder = await mkdtemp(join(tmpdir(), 'expertmesh-spare-'))
+  const folder = await mkdtemp(join(socketFolder(), 'expertmesh-spare-'))
   const limits = ['--threads', String(threads), '--memory-mib', String(Math.max(1, Math.floor(memoryBytes / MIB)))]
   const flags = ['--listen', `unix:${join(folder, 'worker')}`, '--models', modelDir, '--cache', cacheDir, ...limits]
   // The channel tells it when this process is gone, however it went.

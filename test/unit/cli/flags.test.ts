@@ -6,7 +6,7 @@ describe('flags of an in-machine cluster', () => {
   const least = { model: 'some/model', workers: 3 }
 
   test('what a person leaves out is left to the services', () => {
-    expect(gatewayFlags(least, [], 8)).toEqual(['--model', 'some/model'])
+    expect(gatewayFlags(least, [])).toEqual(['--model', 'some/model'])
   })
 
   test('the gateway is told of every worker and of everything chosen', () => {
@@ -19,8 +19,8 @@ describe('flags of an in-machine cluster', () => {
       kvMemoryMib: 9,
       insecure: true,
     } as const
-    expect(gatewayFlags(options, ['unix:a', 'unix:b'], 8).join(' ')).toBe(
-      '--model some/model --threads 4 --listen 127.0.0.1:0 --worker unix:a --worker unix:b --replicas 2 --precision int8 --chunk 16 --kv-memory-mib 9 --insecure',
+    expect(gatewayFlags(options, ['unix:a', 'unix:b']).join(' ')).toBe(
+      '--model some/model --listen 127.0.0.1:0 --worker unix:a --worker unix:b --replicas 2 --precision int8 --chunk 16 --kv-memory-mib 9 --insecure',
     )
   })
 

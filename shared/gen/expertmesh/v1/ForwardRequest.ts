@@ -15,6 +15,7 @@ export interface ForwardRequest {
   'rows'?: (Buffer | Uint8Array | string);
   'row_scale'?: (number | string)[];
   'crc'?: (number);
+  'shm_offset'?: (number | string | Long);
 }
 
 export interface ForwardRequest__Output {
@@ -30,4 +31,5 @@ export interface ForwardRequest__Output {
   'rows': (Buffer);
   'row_scale': (number)[];
   'crc': (number);
+  'shm_offset': (number);
 }

@@ -11,6 +11,7 @@ export interface ForwardResponse {
   'crc'?: (number);
   'padding'?: (Buffer | Uint8Array | string);
   'rows'?: (Buffer | Uint8Array | string);
+  'shm_bytes'?: (number | string | Long);
 }
 
 export interface ForwardResponse__Output {
@@ -22,4 +23,5 @@ export interface ForwardResponse__Output {
   'crc': (number);
   'padding': (Buffer);
   'rows': (Buffer);
+  'shm_bytes': (number);
 }
