@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { availableParallelism, freemem, totalmem } from 'node:os'
+import { dirname, join } from 'node:path'
 
 const readControl = (name: string): string[] => {
   try {
@@ -17,6 +18,26 @@ export const coresAllowed = (): number => {
   const [quota, period] = ['cpu.max', ...v1].flatMap(readControl).map(Number)
   return quota > 0 && period > 0 ? Math.max(1, Math.floor(quota / period)) : availableParallelism()
 }
+
+/** Whether this process may be stopped for a part of each period; where that cannot be told, it may. */
+export const hasCpuQuota = (): boolean => {
+  try {
+    const lines = readFileSync('/proc/self/cgroup', 'utf8').trim().split('\n')
+    return lines.some((line) => {
+      // "ID:CONTROLLERS:/PATH"; version 2 has id 0 and names no controllers.
+      const [id, controllers, path] = line.split(':')
+      if (id === '0') return limits(path, (group) => readControl(join(group, 'cpu.max'))[0])
+      if (!controllers.split(',').includes('cpu')) return false
+      return limits(path, (group) => readControl(join(controllers, group, 'cpu.cfs_quota_us'))[0])
+    })
+  } catch {
+    return true
+  }
+}
+
+/** Whether this group, or one that it is in, has a quota of its own: none is "max", -1, or, as at the root, no file. */
+const limits = (group: string, quotaOf: (group: string) => string | undefined): boolean =>
+  Number(quotaOf(group)) > 0 || (group !== dirname(group) && limits(dirname(group), quotaOf))
 
 /** Memory this process may use, in bytes. */
 export const memoryAllowedBytes = (): number => {
