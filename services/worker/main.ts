@@ -3,7 +3,8 @@ import { type Logger, pino } from 'pino'
 import { MeshError } from '../../shared/errors.ts'
 import { FRAME_HEAD_BYTES } from '../../shared/frame.ts'
 import { onParentLost } from '../../shared/lifeline.ts'
-import { expertRate, probe } from '../../shared/model/probe.ts'
+import { probe } from '../../shared/model/probe.ts'
+import { expertRate } from '../../shared/model/rate.ts'
 import {
   addHealth,
   addReflection,

@@ -3,7 +3,6 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Code, MeshError } from '../errors.ts'
-import { hasCpuQuota } from '../machine.ts'
 import type { ModelConfig, Precision } from './config.ts'
 import { runExpert } from './experts.ts'
 import { attentionGraph, outputGraph, projectGraph } from './graph/attend.ts'
@@ -24,7 +23,7 @@ const BLOCKS = [1, 2, 3, 16, ROWS]
 const BLOCKS_PER_SIZE = 8
 
 /** Odd sizes on purpose: tails of vector loops, and of int4's blocks, are where kernels differ. */
-const config: ModelConfig = {
+export const config: ModelConfig = {
   family: 'probe',
   vocabulary: 32,
   hidden: HIDDEN,
@@ -120,44 +119,11 @@ export const probe = async (options: ProbeOptions): Promise<Probed> => {
   }
 }
 
-/** The expert whose speed is measured: large enough that its kernels, not their call, are what takes time. */
-const RATE_HIDDEN = 1024
-const RATE_WIDTH = 512
-const RATE_ROWS = 16
-const RATE_MS = 50
-/** Some periods of a CPU quota, 100 ms each by default: in less time a process with a fifth of a core computes as fast as one with all of it. */
-const RATE_QUOTA_MS = 300
-
-/** Token rows per second through one fixed expert, kept up for a while: for comparing machines, not for planning. */
-export const expertRate = async (options: ProbeOptions): Promise<number> => {
-  const folder = await mkdtemp(join(tmpdir(), 'expertmesh-rate-'))
-  const precision = options.device === 'cpu' ? 'int8' : 'fp32'
-  const reference = { ...config, hidden: RATE_HIDDEN, moe: { ...config.moe, width: RATE_WIDTH } }
-  try {
-    const session = await openProbe(folder, 'expert', expertGraph(reference, precision), options)
-    const length = RATE_ROWS * RATE_HIDDEN
-    const x = precision === 'int8' ? new Uint8Array(length).fill(200) : wave(length, 5)
-    const scale = precision === 'int8' ? new Float32Array(RATE_ROWS).fill(1) : null
-    const run = (): Promise<unknown> => runExpert(session, options.device, x, scale, RATE_HIDDEN)
-    // The first prepares what the others use.
-    await run()
-    const limitMs = hasCpuQuota() ? RATE_QUOTA_MS : RATE_MS
-    const begun = performance.now()
-    let tookMs = 0
-    let runs = 0
-    for (; tookMs < limitMs; tookMs = performance.now() - begun, runs++) await run()
-    await session.close()
-    return Math.round((RATE_ROWS * runs * 1000) / tookMs)
-  } finally {
-    await rm(folder, { recursive: true, force: true })
-  }
-}
-
 /** Inputs of a graph for the fixed rows [begin, end). */
 type Feeds = (begin: number, end: number) => Record<string, Tensor>
 
 /** A loop, because an expert has millions and every process begins with this. */
-const wave = (length: number, seed: number): Float32Array => {
+export const wave = (length: number, seed: number): Float32Array => {
   const values = new Float32Array(length)
   for (let i = 0; i < length; i++) values[i] = noise(seed + i)
   return values
@@ -199,7 +165,7 @@ const cachedRows: Feeds = (begin, end) => {
 /** The same, each seeing all of 100 keys. */
 const wholeRows: Feeds = (begin, end) => ({ ...cachedRows(begin, end), length: int64([100]) })
 
-const openProbe = async (
+export const openProbe = async (
   folder: string,
   name: string,
   graph: Graph,
