@@ -44,8 +44,9 @@ export class Shm {
     return shm
   }
 
-  /** Fills `bytes` from there. False where the file ends before. */
+  /** Fills `bytes` from there. False where the file ends before, or nothing can be. */
   read(bytes: Uint8Array, offset: number): boolean {
+    if (!Number.isSafeInteger(offset)) return false
     for (let at = 0; at < bytes.length; ) {
       const count = readSync(this.#fd, bytes, at, bytes.length - at, offset + at)
       if (count === 0) return false

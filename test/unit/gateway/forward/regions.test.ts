@@ -29,6 +29,7 @@ test('the name is gone once both ends have the file open, and what one end write
   const got = new Uint8Array(answer.length)
   expect(regions.read(1, got)).toBe(true)
   expect(got).toEqual(answer)
+  for (const nowhere of [offset + answer.length, 2 ** 53 - 1, 2 ** 60]) expect(worker.read(seen, nowhere)).toBe(false)
   regions.close()
   worker.close()
 })
