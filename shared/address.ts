@@ -11,6 +11,10 @@ export const isAddress = (text: string): boolean => {
   return /^unix:.+/.test(text) || (port >= 0 && port <= 65_535)
 }
 
+/** The file of a unix socket's address; null for any other. */
+export const socketOf = (address: string): string | null =>
+  address.startsWith('unix:') ? address.replace(/^unix:(\/\/(?=\/))?/, '') : null
+
 /** An address that a process listens on and nobody can dial: every interface of its machine. */
 export const isUnspecified = (address: string): boolean => /^(0\.0\.0\.0|\[::\]):/.test(address)
 

@@ -182,17 +182,13 @@ export const decodeRequest = (bytes: Buffer, read = noShm, maxBytes = 0): Forwar
     cancelCall,
     shmOffset: fields.number(13),
   }
-  if (cancelCall > 0 || isFence(fields)) return { ...head, frame: null }
-  return {
-    ...head,
-    frame: frameOf(fields, head.shmOffset === 0 ? null : (rows) => read(rows, head.shmOffset), maxBytes),
-  }
+  return { ...head, frame: cancelCall > 0 || isFence(fields) ? null : frameOf(fields, read, maxBytes) }
 }
 
 const isFence = (fields: Fields): boolean =>
   fields.number(1) > 0 && fields.number(4) === 0 && [2, 8, 9, 10, 11].every((field) => fields.bytes(field).length === 0)
 
-const frameOf = (fields: Fields, read: ((rows: Uint8Array) => boolean) | null, maxBytes: number): ExpertFrame => {
+const frameOf = (fields: Fields, read: ReadShm, maxBytes: number): ExpertFrame => {
   const layer = fields.uint32(3, 'layer')
   const rowCount = fields.uint32(4, 'row_count')
   const hidden = fields.uint32(5, 'hidden')
@@ -207,7 +203,11 @@ const frameOf = (fields: Fields, read: ((rows: Uint8Array) => boolean) | null, m
     throw invalid(`row_scale has ${rowScale.length / 4} entries for ${rowCount} rows`, 'row_scale')
   }
   const expected = rowCount * hidden * (quantised ? 1 : 4)
-  const rows = read ? fromShm(expected, maxBytes, read) : fields.bytes(10)
+  const shmOffset = fields.number(13)
+  if (shmOffset > 0 && expected > maxBytes)
+    throw invalid(`rows of ${expected} bytes are more than the ${maxBytes} that a frame may have`, 'rows')
+  const rows = shmOffset > 0 ? fromShm(expected, shmOffset, read, maxBytes) : fields.bytes(10)
+  if (!rows) throw invalid('there is no shared memory with these rows; send them in the message', 'shm_offset')
   if (rows.length !== expected) {
     const kind = quantised ? 'uint8' : 'float32'
     throw invalid(`rows has ${rows.length} bytes where ${kind} [${rowCount},${hidden}] has ${expected}`, 'rows')
@@ -228,12 +228,11 @@ const frameOf = (fields: Fields, read: ((rows: Uint8Array) => boolean) | null, m
   return frame
 }
 
-const fromShm = (length: number, maxBytes: number, read: (rows: Uint8Array) => boolean): Uint8Array => {
-  if (length > maxBytes)
-    throw invalid(`rows of ${length} bytes are more than the ${maxBytes} that a frame may have`, 'rows')
+/** null where they are not there, or more than a frame may have. */
+const fromShm = (length: number, at: number, read: ReadShm, maxBytes: number): Uint8Array | null => {
+  if (length > maxBytes) return null
   const rows = new Uint8Array(length)
-  if (read(rows)) return rows
-  throw invalid('there is no shared memory with these rows; send them in the message', 'shm_offset')
+  return read(rows, at) ? rows : null
 }
 
 const checkAssignments = ({ rowIndex, expert, rowCount }: ExpertFrame): void => {
@@ -253,9 +252,8 @@ export const decodeResponse = (bytes: Buffer, read = noShm, maxBytes = 0): Forwa
   const fields = collect(bytes, [])
   const crc = fields.crc(6)
   const shmBytes = fields.number(9)
-  const rows = shmBytes > 0 ? new Uint8Array(Math.min(shmBytes, maxBytes)) : fields.bytes(8)
-  if (shmBytes > 0 && (shmBytes > maxBytes || !read(rows, fields.number(1))))
-    throw new MeshError(Code.DATA_LOSS, `the answer has no ${shmBytes} bytes in shared memory`)
+  const rows = shmBytes > 0 ? fromShm(shmBytes, fields.number(1), read, maxBytes) : fields.bytes(8)
+  if (!rows) throw new MeshError(Code.DATA_LOSS, `the answer has no ${shmBytes} bytes in shared memory`)
   if (rows.length % 4 !== 0) throw invalid(`rows has ${rows.length} bytes, not a whole number of float32`, 'rows')
   if (crc32(rows) !== crc) {
     throw new MeshError(Code.DATA_LOSS, 'the answer was damaged on its way: its checksum does not match')

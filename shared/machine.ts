@@ -26,9 +26,8 @@ export const hasCpuQuota = (): boolean => {
     return lines.some((line) => {
       // "ID:CONTROLLERS:/PATH"; version 2 has id 0 and names no controllers.
       const [id, controllers, path] = line.split(':')
-      if (id === '0') return limits(path, (group) => readControl(join(group, 'cpu.max'))[0])
-      if (!controllers.split(',').includes('cpu')) return false
-      return limits(path, (group) => readControl(join(controllers, group, 'cpu.cfs_quota_us'))[0])
+      if (id === '0') return isLimited(path, 'cpu.max', '')
+      return controllers.split(',').includes('cpu') && isLimited(path, 'cpu.cfs_quota_us', controllers)
     })
   } catch {
     return true
@@ -36,8 +35,9 @@ export const hasCpuQuota = (): boolean => {
 }
 
 /** Whether this group, or one that it is in, has a quota of its own: none is "max", -1, or, as at the root, no file. */
-const limits = (group: string, quotaOf: (group: string) => string | undefined): boolean =>
-  Number(quotaOf(group)) > 0 || (group !== dirname(group) && limits(dirname(group), quotaOf))
+const isLimited = (group: string, file: string, hierarchy: string): boolean =>
+  Number(readControl(join(hierarchy, group, file))[0]) > 0 ||
+  (group !== dirname(group) && isLimited(dirname(group), file, hierarchy))
 
 /** Memory this process may use, in bytes. */
 export const memoryAllowedBytes = (): number => {

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { Redis } from 'ioredis'
+import { socketOf } from './address.ts'
 import { Code, invalid, MeshError } from './errors.ts'
 
 /** A connection to Redis; every library that talks to Redis is handed one of these. */
@@ -38,9 +39,7 @@ export const openRedis = (address: string, patience: Patience, onError: (error: 
         }
       : { maxRetriesPerRequest: null }),
   }
-  const client = address.startsWith('unix:')
-    ? new Redis(address.slice('unix:'.length), options)
-    : new Redis(checked(address), options)
+  const client = new Redis(socketOf(address) ?? checked(address), options)
   client.on('error', onError)
   return client
 }

@@ -17,9 +17,9 @@ import {
 import { loadSync, type PackageDefinition } from '@grpc/proto-loader'
 import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation } from 'grpc-health-check'
+import { socketOf } from './address.ts'
 import { Code, MeshError } from './errors.ts'
 import { packageRoot } from './root.ts'
-import { socketOf } from './shm.ts'
 
 /** Flow-control window of a stream and of a connection: two of the largest common frames are under way at once. */
 export const WINDOW_BYTES = 8 * 2 ** 20
@@ -142,7 +142,7 @@ export const listen = async (server: Server, address: string): Promise<string> =
     })
   })
   widenWindows(server)
-  return address.startsWith('unix:') ? address : address.replace(/:\d+$/, `:${port}`)
+  return socket ? address : address.replace(/:\d+$/, `:${port}`)
 }
 
 /** A process that was killed leaves its socket's file behind, where nobody answers any more. */

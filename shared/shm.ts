@@ -12,10 +12,6 @@ export const SHM_METADATA = 'expertmesh-shm'
 /** Messages whose rows are smaller carry them: they fit one read of the socket. */
 export const SHM_BYTES_MIN = 16 * 1024
 
-/** The file of a unix socket's address; null for any other. */
-export const socketOf = (address: string): string | null =>
-  address.startsWith('unix:') ? address.replace(/^unix:(\/\/(?=\/))?/, '') : null
-
 /** Linux keeps what lies here in memory alone. */
 const MEMORY_FOLDER = '/dev/shm'
 

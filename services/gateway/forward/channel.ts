@@ -1,5 +1,6 @@
 import { setMaxListeners } from 'node:events'
 import { type Client, credentials, type Metadata, makeGenericClientConstructor } from '@grpc/grpc-js'
+import { socketOf } from '../../../shared/address.ts'
 import { Code, MeshError } from '../../../shared/errors.ts'
 import {
   allFinite,
@@ -14,7 +15,7 @@ import {
 } from '../../../shared/frame.ts'
 import type { ExpertFrame } from '../../../shared/model/experts.ts'
 import { channelOptions, EXPERT_SERVICE, expertService, loadProto, tokenMetadata } from '../../../shared/rpc.ts'
-import { SHM_METADATA, socketOf } from '../../../shared/shm.ts'
+import { SHM_METADATA } from '../../../shared/shm.ts'
 import { bytesOf } from '../../../shared/wire.ts'
 import { Outbox, type Stream } from './outbox.ts'
 import { Regions } from './regions.ts'
