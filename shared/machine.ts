@@ -1,6 +1,5 @@
 import { readFileSync } from 'node:fs'
 import { availableParallelism, freemem, totalmem } from 'node:os'
-import { dirname, join } from 'node:path'
 
 const readControl = (name: string): string[] => {
   try {
@@ -18,26 +17,6 @@ export const coresAllowed = (): number => {
   const [quota, period] = ['cpu.max', ...v1].flatMap(readControl).map(Number)
   return quota > 0 && period > 0 ? Math.max(1, Math.floor(quota / period)) : availableParallelism()
 }
-
-/** Whether this process may be stopped for a part of each period; where that cannot be told, it may. */
-export const hasCpuQuota = (): boolean => {
-  try {
-    const lines = readFileSync('/proc/self/cgroup', 'utf8').trim().split('\n')
-    return lines.some((line) => {
-      // "ID:CONTROLLERS:/PATH"; version 2 has id 0 and names no controllers.
-      const [id, controllers, path] = line.split(':')
-      if (id === '0') return isLimited(path, 'cpu.max', '')
-      return controllers.split(',').includes('cpu') && isLimited(path, 'cpu.cfs_quota_us', controllers)
-    })
-  } catch {
-    return true
-  }
-}
-
-/** Whether this group, or one that it is in, has a quota of its own: none is "max", -1, or, as at the root, no file. */
-const isLimited = (group: string, file: string, hierarchy: string): boolean =>
-  Number(readControl(join(hierarchy, group, file))[0]) > 0 ||
-  (group !== dirname(group) && isLimited(dirname(group), file, hierarchy))
 
 /** Memory this process may use, in bytes. */
 export const memoryAllowedBytes = (): number => {

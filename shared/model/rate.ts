@@ -1,7 +1,6 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { hasCpuQuota } from '../machine.ts'
 import { runExpert } from './experts.ts'
 import { expertGraph } from './graph/ffn.ts'
 import { config, openProbe, type ProbeOptions, wave } from './probe.ts'
@@ -10,9 +9,8 @@ import { config, openProbe, type ProbeOptions, wave } from './probe.ts'
 const RATE_HIDDEN = 1024
 const RATE_WIDTH = 512
 const RATE_ROWS = 16
-const RATE_MS = 50
 /** Some periods of a CPU quota, 100 ms each by default: in less time a process with a fifth of a core computes as fast as one with all of it. */
-const RATE_QUOTA_MS = 300
+const RATE_MS = 300
 
 /** Token rows per second through one fixed expert, kept up for a while: for comparing machines, not for planning. */
 export const expertRate = async (options: ProbeOptions): Promise<number> => {
@@ -27,11 +25,10 @@ export const expertRate = async (options: ProbeOptions): Promise<number> => {
     const run = (): Promise<unknown> => runExpert(session, options.device, x, scale, RATE_HIDDEN)
     // The first prepares what the others use.
     await run()
-    const limitMs = hasCpuQuota() ? RATE_QUOTA_MS : RATE_MS
     const begun = performance.now()
     let tookMs = 0
     let runs = 0
-    for (; tookMs < limitMs; tookMs = performance.now() - begun, runs++) await run()
+    for (; tookMs < RATE_MS; tookMs = performance.now() - begun, runs++) await run()
     await session.close()
     return Math.round((RATE_ROWS * runs * 1000) / tookMs)
   } finally {
