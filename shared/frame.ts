@@ -46,9 +46,9 @@ export type ForwardResponse = {
   crc: number
 }
 
-/** Fills the bytes from shared memory: those of a request at its offset, or those that answer a call. False where they are not there. */
-export type ReadShm = (bytes: Uint8Array, at: number) => boolean
-const noShm: ReadShm = () => false
+/** So many bytes of shared memory: those of a request at its offset, or those that answer a call. null where they are not there. */
+export type ReadShm = (length: number, at: number) => Uint8Array | null
+const noShm: ReadShm = () => null
 
 /** Bytes a frame's message needs beyond its tensors, never more. */
 export const FRAME_HEAD_BYTES = 1024
@@ -229,11 +229,8 @@ const frameOf = (fields: Fields, read: ReadShm, maxBytes: number): ExpertFrame =
 }
 
 /** null where they are not there, or more than a frame may have. */
-const fromShm = (length: number, at: number, read: ReadShm, maxBytes: number): Uint8Array | null => {
-  if (length > maxBytes) return null
-  const rows = new Uint8Array(length)
-  return read(rows, at) ? rows : null
-}
+const fromShm = (length: number, at: number, read: ReadShm, maxBytes: number): Uint8Array | null =>
+  length > maxBytes ? null : read(length, at)
 
 const checkAssignments = ({ rowIndex, expert, rowCount }: ExpertFrame): void => {
   let last = 0

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { availableParallelism, freemem, totalmem } from 'node:os'
+import type { ResourceLimits } from 'node:worker_threads'
 
 const readControl = (name: string): string[] => {
   try {
@@ -17,6 +18,12 @@ export const coresAllowed = (): number => {
   const [quota, period] = ['cpu.max', ...v1].flatMap(readControl).map(Number)
   return quota > 0 && period > 0 ? Math.max(1, Math.floor(quota / period)) : availableParallelism()
 }
+
+/**
+ * Limits of a thread that computes: little room for young objects, so that they are looked through every few steps and the rows that the
+ * dead ones held are let go. V8 marks the whole heap for every 64 MB of arrays, which decoding makes in ten steps.
+ */
+export const COMPUTE_HEAP: ResourceLimits = { maxYoungGenerationSizeMb: 6 }
 
 /** Memory this process may use, in bytes. */
 export const memoryAllowedBytes = (): number => {

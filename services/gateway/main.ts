@@ -5,6 +5,7 @@ import type { UntypedServiceImplementation } from '@grpc/grpc-js'
 import { type Logger, pino } from 'pino'
 import { MeshError } from '../../shared/errors.ts'
 import { onParentLost } from '../../shared/lifeline.ts'
+import { COMPUTE_HEAP } from '../../shared/machine.ts'
 import { convert } from '../../shared/model/convert.ts'
 import { type Model, modelHash, openModel } from '../../shared/model/open.ts'
 import { expertParts, gatewayParts } from '../../shared/model/part.ts'
@@ -230,7 +231,8 @@ const startEngineThread = async (
     dispatch: { timeoutMs: config.layerTimeoutMs, frameBytesMax: config.frameBytesMax },
     topology,
   }
-  return connectEngine(new Worker(built('services/gateway/thread.ts'), { workerData: setup }), listeners)
+  const thread = new Worker(built('services/gateway/thread.ts'), { workerData: setup, resourceLimits: COMPUTE_HEAP })
+  return connectEngine(thread, listeners)
 }
 
 const openGrpc = async (

@@ -113,7 +113,10 @@ const serveStream = (stream: Stream, run: Run, limits: ForwardLimits): void => {
   }
 
   const accept = async (bytes: Buffer): Promise<void> => {
-    const read = (rows: Uint8Array, offset: number): boolean => shm?.read(rows, offset) ?? false
+    const read = (length: number, offset: number): Uint8Array | null => {
+      const rows = new Uint8Array(length)
+      return shm?.read(rows, offset) ? rows : null
+    }
     const { call, cancelCall, model, deadlineMs, frame, shmOffset } = decodeRequest(bytes, read, limits.maxFrameBytes)
     if (cancelCall > 0) return calls.get(cancelCall)?.abort()
     if (!frame) return write(encodeResponse({ call, code: 0, message: '', ...NOTHING }))

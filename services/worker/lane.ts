@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads'
 import { Code, MeshError } from '../../shared/errors.ts'
+import { COMPUTE_HEAP } from '../../shared/machine.ts'
 import type { ExpertFrame } from '../../shared/model/experts.ts'
 import { built } from '../../shared/root.ts'
 import { type ComputeSetup, type Done, type FromCompute, type Job, nowUs, type ToCompute } from './job.ts'
@@ -28,7 +29,7 @@ export class Lane {
 
   constructor(setup: Omit<ComputeSetup, 'bell'>, onDeath: (error: Error) => void) {
     const workerData: ComputeSetup = { ...setup, bell: this.#bell }
-    this.#thread = new Worker(built('services/worker/compute.ts'), { workerData })
+    this.#thread = new Worker(built('services/worker/compute.ts'), { workerData, resourceLimits: COMPUTE_HEAP })
     this.#thread.on('message', (message: FromCompute) => this.#finish(message))
     this.#thread.on('error', onDeath)
     this.#thread.on('exit', (status) => onDeath(new Error(`a compute thread ended with status ${status}`)))

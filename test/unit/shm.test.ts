@@ -19,11 +19,11 @@ const response = { call: 7, code: 0, message: '', computeUs: 1, waitUs: 2, rows,
 /** Memory that holds these values, and nothing else, there. */
 const memory =
   (values: Float32Array, there: number) =>
-  (bytes: Uint8Array, at: number): boolean => {
-    if (at !== there || bytes.length !== values.byteLength) return false
-    bytes.set(bytesOf(values))
-    return true
-  }
+  (length: number, at: number): Uint8Array | null =>
+    at === there && length === values.byteLength ? bytesOf(values) : null
+
+const nothing = (): null => null
+const zeros = (length: number): Uint8Array => new Uint8Array(length)
 
 test('rows are read from where the request says they lie, and not in the message', () => {
   const bytes = encodeRequest(request)
@@ -42,15 +42,15 @@ const refused = (code: Code) => expect.objectContaining({ code })
 test('a request whose rows are not there, or not they, or too many, is refused', () => {
   const bytes = encodeRequest(request)
   expect(() => decodeRequest(bytes)).toThrow(refused(Code.INVALID_ARGUMENT))
-  expect(() => decodeRequest(bytes, () => false, 24)).toThrow(refused(Code.INVALID_ARGUMENT))
-  expect(() => decodeRequest(bytes, () => true, 23)).toThrow(refused(Code.INVALID_ARGUMENT))
-  expect(() => decodeRequest(bytes, () => true, 24)).toThrow(refused(Code.DATA_LOSS))
+  expect(() => decodeRequest(bytes, nothing, 24)).toThrow(refused(Code.INVALID_ARGUMENT))
+  expect(() => decodeRequest(bytes, zeros, 23)).toThrow(refused(Code.INVALID_ARGUMENT))
+  expect(() => decodeRequest(bytes, zeros, 24)).toThrow(refused(Code.DATA_LOSS))
 })
 
 test('an answer whose rows are not there, or not they, or too many, is data loss', () => {
   const bytes = encodeResponse(response, true)
   expect(() => decodeResponse(bytes)).toThrow(refused(Code.DATA_LOSS))
-  expect(() => decodeResponse(bytes, () => false, 12)).toThrow(refused(Code.DATA_LOSS))
-  expect(() => decodeResponse(bytes, () => true, 11)).toThrow(refused(Code.DATA_LOSS))
-  expect(() => decodeResponse(bytes, () => true, 12)).toThrow(refused(Code.DATA_LOSS))
+  expect(() => decodeResponse(bytes, nothing, 12)).toThrow(refused(Code.DATA_LOSS))
+  expect(() => decodeResponse(bytes, zeros, 11)).toThrow(refused(Code.DATA_LOSS))
+  expect(() => decodeResponse(bytes, zeros, 12)).toThrow(refused(Code.DATA_LOSS))
 })

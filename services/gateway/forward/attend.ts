@@ -8,6 +8,7 @@ import { type Batch, isolate, spanRows } from './batch.ts'
 import type { KvCache } from './cache.ts'
 import type { Relative } from './relative.ts'
 import { scatterRows } from './rows.ts'
+import { scratch } from './scratch.ts'
 import { sourceId } from './source.ts'
 
 /** What a layer's experts and its combine need. */
@@ -56,10 +57,12 @@ export const attend = async (
   const cross = sessions.cross[layer]
   if (cross) {
     const own = await cross.run({ h: hidden, mixed: float32(mixed, [T, mixedWidth(config)]) })
+    scratch.give(mixed)
     hidden = own['h.out']
     mixed = await mixSource(config, sessions, cache, layer, batch, own.q.data as Float32Array)
   }
   const result = await sessions.output[layer].run({ h: hidden, mixed: float32(mixed, [T, mixedWidth(config)]) })
+  scratch.give(mixed)
   const data = (name: string): Float32Array | null => (result[name]?.data as Float32Array | undefined) ?? null
   return {
     h: result['h.out'].data as Float32Array,
@@ -164,7 +167,7 @@ const mixSpans = async (
 ): Promise<Float32Array> => {
   const width = mixedWidth(config)
   const [{ heads, dim }] = cacheArrays(config)
-  const mixed = new Float32Array(batch.rows * width)
+  const mixed = scratch.floats(batch.rows * width).fill(0)
   for (const [i, span] of batch.spans.entries())
     await mix(span, i, async (session, { arrays: [k, v], capacity, length }, from, to, mask) => {
       const first = batch.starts[i] + from

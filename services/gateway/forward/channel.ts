@@ -19,6 +19,7 @@ import { SHM_METADATA } from '../../../shared/shm.ts'
 import { bytesOf } from '../../../shared/wire.ts'
 import { Outbox, type Stream } from './outbox.ts'
 import { Regions } from './regions.ts'
+import { scratch } from './scratch.ts'
 
 /** Calls without an answer per worker; more mean that the worker has stopped. */
 const OUTSTANDING_CALLS_MAX = 4096
@@ -220,7 +221,11 @@ export class WorkerChannel {
     outbox.answered(answered)
     const regions = this.#regions
     try {
-      const response = decodeResponse(bytes, (rows, call) => regions?.read(call, rows) ?? false, this.#maxFrameBytes)
+      const read = (length: number, call: number): Uint8Array | null => {
+        const rows = scratch.take(length)
+        return regions?.read(call, rows) ? rows : null
+      }
+      const response = decodeResponse(bytes, read, this.#maxFrameBytes)
       // Call 0 answers a message that the worker could not read: which one is unknown, so all are sent anew.
       if (response.call === 0) this.#lose(outbox, lost(this.address, new Error(response.message)))
       else this.#settle(response, bytes.length)

@@ -1,6 +1,7 @@
 import type { AssignmentRows } from './dispatch.ts'
 import { NOBODY } from './lot.ts'
 import type { Routes } from './route.ts'
+import { scratch } from './scratch.ts'
 
 const { fround } = Math
 
@@ -16,7 +17,7 @@ export function combine(
   { sources, source, offset }: AssignmentRows,
   hidden: number,
 ): Float32Array {
-  const out = new Float32Array(h.length)
+  const out = scratch.floats(h.length).fill(0)
   for (let begin = 0, assignment = 0; begin < h.length; begin += hidden) {
     for (let k = 0; k < topK; k++, assignment++) {
       if (source[assignment] === NOBODY) continue

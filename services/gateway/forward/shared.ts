@@ -2,6 +2,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import type { ModelConfig } from '../../../shared/model/config.ts'
 import { float32, type Session, uint8 } from '../../../shared/model/session.ts'
 import type { Attended } from './attend.ts'
+import { scratch } from './scratch.ts'
 
 /** Multiplications in one kernel run while calls to workers are out: about 10 ms of one core. Longer, and replies and timers wait. */
 const WORK_PER_RUN = 5e8
@@ -24,7 +25,7 @@ export const runShared = async (
   const width = config.layers[layer].ffn === 'dense' ? config.denseWidth : moe.sharedWidth
   const T = rows.length / hidden
   const step = Math.max(1, Math.floor((out ? WORK_PER_RUN : IDLE_WORK_PER_RUN) / (3 * hidden * width)))
-  const result = new Float32Array(T * hidden)
+  const result = scratch.floats(T * hidden)
   for (let begin = 0; begin < T; begin += step) {
     const end = Math.min(T, begin + step)
     const x = rows.subarray(begin * hidden, end * hidden)

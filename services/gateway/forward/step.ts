@@ -11,6 +11,7 @@ import { type Arrived, type DispatchLimits, dispatch, type Runners } from './dis
 import { type EmbedSessions, embed } from './embed.ts'
 import { head } from './head.ts'
 import { type Routes, route } from './route.ts'
+import { scratch } from './scratch.ts'
 import { runShared } from './shared.ts'
 import { sourceId } from './source.ts'
 
@@ -74,6 +75,7 @@ export const encode = async (forward: Forward, sequences: readonly Sequence[], s
       isolate(batch, sequence, () => cache.append(sourceId(sequence.request.id), layer - layers, rows, 0))
     }
   }
+  scratch.give(h)
   return batch
 }
 
@@ -95,6 +97,7 @@ export const step = async (
   }
   checkFinite(batch, config.layers.length - 1, [[h, config.hidden]], [])
   const logits = await head(forward.head, h, config.hidden, wanted(batch)) // [n,V]
+  scratch.give(h)
   return { batch, logits }
 }
 
@@ -109,6 +112,7 @@ const runLayer = async (
   const begun = performance.now()
   const a = await attend(config, forward.attend, forward.cache, layer, h, batch) // a.h [T,H], a.affinity [T,E]
   checkFinite(batch, layer, rowsOf(a, config), [[a.rows, config.hidden], ...(a.scale ? [[a.scale, 1] as const] : [])])
+  scratch.give(h)
   const attended = performance.now()
   const routes = chooseExperts(forward, layer, a, batch) // ids, weights [T,K]
   const handle = await dispatch(runners, layer, config.hidden, a, routes, limits, signal)
@@ -130,6 +134,7 @@ const runLayer = async (
     bytes: handle.requestBytes + rows.sources.reduce((sum, { byteLength }) => sum + byteLength, 0),
   }
   forward.observe(layer, routes, rows, spent, batch.rows)
+  for (const done of [...rows.sources, ...(s ? [s] : [])]) scratch.give(done)
   return combined
 }
 
@@ -154,5 +159,6 @@ const settle = async ({ config, settle }: Forward, layer: number, h: Float32Arra
   const session = settle[layer]
   if (!session) return h
   const settled = await session.run({ h: float32(h, [h.length / config.hidden, config.hidden]) })
+  scratch.give(h)
   return settled['h.out'].data as Float32Array
 }
