@@ -15,6 +15,8 @@ export type Patience = 'prompt' | 'patient'
 const RECONNECT_MS_MIN = 20
 const RECONNECT_MS_MAX = 500
 const CONNECT_LIMIT_MS = 2_000
+/** A Redis that reads its data when it starts is asked this often whether it has done so; ioredis would wait for a second. */
+const LOADING_LOOK_MS = 20
 /** A prompt command without answer for this long has failed: Redis hangs, or the network does. */
 const COMMAND_LIMIT_MS = 5_000
 
@@ -29,6 +31,7 @@ const backoffMs = (attempt: number): number => Math.min(RECONNECT_MS_MAX, RECONN
 export const openRedis = (address: string, patience: Patience, onError: (error: Error) => void): RedisClient => {
   const options = {
     connectTimeout: CONNECT_LIMIT_MS,
+    maxLoadingRetryTime: LOADING_LOOK_MS,
     retryStrategy: backoffMs,
     ...(patience === 'prompt'
       ? {

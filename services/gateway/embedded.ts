@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { accessSync, constants } from 'node:fs'
+import { accessSync, constants, existsSync } from 'node:fs'
 import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -12,6 +12,7 @@ const FOLDERS_MAX = 64
 /** flock's exit status where another gateway has the folder. */
 const TAKEN = 75
 const RESTART_MS = 250
+const LOOK_MS = 5
 const STOP_LIMIT_MS = 5_000
 
 /**
@@ -53,6 +54,11 @@ const launch = async (command: readonly string[]): Promise<ChildProcess> => {
   return child
 }
 
+/** Dialled before it is there, a client would come back later than Redis takes to start. */
+const listening = async (socket: string, child: ChildProcess): Promise<void> => {
+  while (!existsSync(socket) && child.exitCode === null && child.signalCode === null) await delay(LOOK_MS)
+}
+
 const settings = (folder: string, socket: string): string[] => [
   ...['--port', '0', '--unixsocket', socket, '--unixsocketperm', '700', '--dir', folder],
   ...['--appendonly', 'yes', '--appendfsync', 'always', '--save', '', '--maxmemory-policy', 'noeviction'],
@@ -82,7 +88,8 @@ export const openEmbedded = async (
     const lock = [flock, '-n', '-E', String(TAKEN), '-F', join(folder, 'lock')]
     const command = [...lock, server, ...settings(folder, socket)]
     const child = await launch(command)
-    const first = await Promise.race([once(child, 'exit'), isReady(address)])
+    const answers = listening(socket, child).then(() => isReady(address))
+    const first = await Promise.race([once(child, 'exit'), answers])
     if (first === undefined) return keep(child, command, { address, folder, sockets })
     if (first[0] === TAKEN) continue
     await rm(sockets, { recursive: true, force: true })

@@ -89,7 +89,7 @@ export const openShared = async (
     return client
   }
   try {
-    const [prompt, patient, reading] = [await open('prompt'), await open('patient'), await open('patient')]
+    const [prompt, patient, reading] = await Promise.all([open('prompt'), open('patient'), open('patient')])
     const model = modelHash.slice(0, NAME_CHARACTERS)
     const prefix = `expertmesh:${model}:`
     const name = `requests-${model}-${numericClass.replace(/[^\w]+/g, '').slice(0, NAME_CHARACTERS)}`
