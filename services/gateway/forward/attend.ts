@@ -158,7 +158,7 @@ const mixSource = async (
 /** Attention of query rows [from, to) of a span over what they see. */
 type Look = (session: Session, seen: Seen, from: number, to: number, mask: Tensor | null) => Promise<void>
 
-/** Has every span look at what it sees: q [T,queryWidth] → [T,mixedWidth]. */
+/** Has every span look at what it sees: q [T,queryWidth] → [T,mixedWidth], in scratch memory. */
 const mixSpans = async (
   config: ModelConfig,
   batch: Batch,

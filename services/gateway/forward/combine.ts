@@ -9,6 +9,7 @@ const { fround } = Math
  * The residual stream after a layer's FFN: h + ((Σ_k weight·row) + shared), [T,H]. Every product and every sum is rounded to
  * fp32; the experts are summed from zero in the order of the routes, which is ascending by id, as in transformers. So the
  * bits depend neither on who computed the rows nor on when they came. Dropped assignments add nothing. shared is null where a layer has no shared expert.
+ * The result is scratch memory.
  */
 export function combine(
   h: Float32Array,

@@ -1,11 +1,12 @@
 /** Smaller arrays are not worth keeping. */
 const KEPT_BYTES_MIN = 64 * 1024
-/** Of all that is kept for later, and of one array. */
+/** Kept for later, at most: the rows that two frames of full size bring back. */
 const SCRATCH_BYTES_MAX = 128 * 2 ** 20
 
 /**
- * Memory of rows that live no longer than a layer, used again and again. V8 marks the whole heap for every 64 MB that arrays are let go
- * of, on as many threads as it has: without this ten times in the step of a long prompt, and the system clears every page anew.
+ * Memory of rows that live no longer than a layer, used again and again. V8 marks the whole heap for every 64 MB of new arrays, on as
+ * many threads as it has: without this ten times in the step of a long prompt, and the system clears every page anew. Whoever reads
+ * rows last gives them back; what is never given back the garbage collector takes.
  */
 export class Scratch {
   /** Free buffers by size, a power of two. */

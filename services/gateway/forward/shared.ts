@@ -11,7 +11,7 @@ const IDLE_WORK_PER_RUN = 1e10
 
 /**
  * The shared experts of a layer, or a dense layer's whole FFN: [T,H]; null where a layer has none. Runs in cuts of rows, small ones
- * while calls to workers are `out`.
+ * while calls to workers are `out`. The result may be scratch memory.
  */
 export const runShared = async (
   config: ModelConfig,
