@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { Code, MeshError } from '../../shared/errors.ts'
 import { built } from '../../shared/root.ts'
-import { computeEnv } from './config.ts'
+import { COMPUTE_FLAGS, computeEnv } from './config.ts'
 
 /** Time a process has to finish its work after SIGTERM. */
 const GRACE_MS = 5_000
@@ -62,7 +62,7 @@ export const startMember = (
   flags: readonly string[],
   onLog: (line: string) => void,
 ): Member => {
-  const child = spawn(process.execPath, [built(`services/${service}/main.ts`), ...flags], {
+  const child = spawn(process.execPath, [...COMPUTE_FLAGS, built(`services/${service}/main.ts`), ...flags], {
     env: computeEnv(),
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     detached: true,

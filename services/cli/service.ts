@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { Command } from 'commander'
 import { built } from '../../shared/root.ts'
-import { computeEnv } from './config.ts'
+import { COMPUTE_FLAGS, computeEnv } from './config.ts'
 import type { Service } from './member.ts'
 
 /** `expertmesh gateway …` and `expertmesh worker …`: the service itself, with every flag (--help too) its own. */
@@ -27,7 +27,7 @@ const entryCommand = (name: string, entry: string, description: string): Command
 
 /** Runs the entry of a service in this process's place: same terminal, signals passed on, its exit code is ours. */
 const become = async (entry: string, flags: readonly string[]): Promise<void> => {
-  const child = spawn(process.execPath, [built(entry), ...flags], {
+  const child = spawn(process.execPath, [...COMPUTE_FLAGS, built(entry), ...flags], {
     env: computeEnv(),
     stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
     // Out of the terminal's foreground group, so that Ctrl-C reaches it once, from here.

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { COMPUTE_FLAGS, computeEnv } from '../../services/cli/config.ts'
 import { packageRoot } from '../../shared/root.ts'
 
 export type ServiceProcess = {
@@ -50,8 +51,8 @@ const startService = async (
 ): Promise<ServiceProcess> => {
   const main = join(packageRoot, 'dist', 'services', service, 'main.js')
   if (!existsSync(main)) throw new Error('dist is missing: run npm run build, or npm test, which does')
-  const child = spawn(process.execPath, [main, ...flags], {
-    env: { ...process.env, ...env },
+  const child = spawn(process.execPath, [...COMPUTE_FLAGS, main, ...flags], {
+    env: computeEnv({ ...process.env, ...env }),
     // The channel tells it when the tests are gone, however they went.
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   })

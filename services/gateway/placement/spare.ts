@@ -40,7 +40,7 @@ export const startSpare = async ({ modelDir, cacheDir, threads, bytes }: SpareOp
   const limits = ['--threads', String(threads), '--memory-mib', String(Math.max(1, Math.floor(memoryBytes / MIB)))]
   const flags = ['--listen', `unix:${join(folder, 'worker')}`, '--models', modelDir, '--cache', cacheDir, ...limits]
   // The channel tells it when this process is gone, however it went.
-  const child = spawn(process.execPath, [built('services/worker/main.ts'), ...flags], {
+  const child = spawn(process.execPath, [...process.execArgv, built('services/worker/main.ts'), ...flags], {
     stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
   })
   assert(child.stdout)

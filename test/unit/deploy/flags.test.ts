@@ -1,6 +1,7 @@
 /** Every command in docker-compose.yml and deploy/k8s is one that the services understand. */
 import type { Command } from 'commander'
 import { expect, test } from 'vitest'
+import { COMPUTE_FLAGS } from '../../../services/cli/config.ts'
 import { loadFlags } from '../../../services/cli/load/options.ts'
 import { gatewayCommand } from '../../../services/gateway/config.ts'
 import { workerCommand } from '../../../services/worker/config.ts'
@@ -29,11 +30,12 @@ const takes = (command: Command, flags: readonly string[]): void => {
 }
 
 test.each([
-  ['gateways', 'dist/services/gateway/main.js', gatewayCommand, 3],
-  ['workers', 'dist/services/worker/main.js', () => workerCommand({}), 4],
-  ['loads', 'load', loadFlags, 1],
+  ['gateways', ['node', ...COMPUTE_FLAGS, 'dist/services/gateway/main.js'], gatewayCommand, 3],
+  ['workers', ['node', ...COMPUTE_FLAGS, 'dist/services/worker/main.js'], () => workerCommand({}), 4],
+  ['loads', ['expertmesh', 'load'], loadFlags, 1],
 ] as const)('%s', (_, program, commandOf, count) => {
-  const flags = commands.filter((words) => words[1] === program).map((words) => words.slice(2))
+  const starts = (words: readonly string[]): boolean => program.every((word, i) => words[i] === word)
+  const flags = commands.filter(starts).map((words) => words.slice(program.length))
   expect(flags).toHaveLength(count)
   for (const own of flags) takes(commandOf(), own)
   expect(() => takes(commandOf(), [...flags[0], '--no-such-flag'])).toThrow(/unknown option/)
