@@ -3,6 +3,7 @@ import { type Logger, pino } from 'pino'
 import { MeshError } from '../../shared/errors.ts'
 import { FRAME_HEAD_BYTES } from '../../shared/frame.ts'
 import { onParentLost } from '../../shared/lifeline.ts'
+import { coresQuota } from '../../shared/machine.ts'
 import { probe } from '../../shared/model/probe.ts'
 import { expertRate } from '../../shared/model/rate.ts'
 import {
@@ -64,7 +65,8 @@ export const runWorker = async (
   const proto = loadProto('expert')
   const server = createServer({ token: config.token, maxMessageBytes: config.maxFrameBytes + FRAME_HEAD_BYTES })
   let draining = false
-  const rowsPerSecond = computeThreads * (await expertRate({ device, threads }))
+  const quota = device === 'cpu' ? Math.min(1, coresQuota() / (computeThreads * threads)) : 1
+  const rowsPerSecond = Math.round(quota * computeThreads * (await expertRate({ device, threads })))
   const facts = { device, numericClass, threads: computeThreads * threads, rowsPerSecond }
   const holdings = () => holdingsOf(hold, facts, draining)
   const watch = openWatch(holdings)
