@@ -14,7 +14,10 @@ const WORKERS = 2
 const LIMIT_MS = 120_000
 /** A size is repeated until one of these is reached. */
 const REPEATS_MAX = 2_000
+const REPEATS_MIN = 10
 const SECONDS_MAX = 15
+/** Before, uncounted: V8 has compiled what runs often by then. */
+const WARM_SECONDS = 3
 
 /** Milliseconds. */
 type Latency = { p50: number; p99: number }
@@ -63,9 +66,9 @@ const timeRows = async (
   const { signal } = new AbortController()
   const times: { sent: number; back: number; wire: number }[] = []
   let [bytes, bytesBack] = [0, 0]
-  const until = performance.now() + SECONDS_MAX * 1000
-  // The first tenth warms up.
-  while (times.length < REPEATS_MAX * 1.1 && (performance.now() < until || times.length < 11)) {
+  const from = performance.now() + WARM_SECONDS * 1000
+  const until = from + SECONDS_MAX * 1000
+  while (times.length < REPEATS_MAX && (performance.now() < until || times.length < REPEATS_MIN)) {
     const routes = randomRoutes(rows, moe.experts, moe.topK, next)
     const begun = performance.now()
     const handle = await dispatch(runners, layer, hidden, attended, routes, limits, signal)
@@ -73,18 +76,17 @@ const timeRows = async (
     const arrived = await handle.rows
     const wire = performance.now() - begun - arrived.computeMs
     combine(attended.h, null, routes, arrived, hidden)
-    times.push({ sent, back: performance.now() - begun, wire })
+    if (begun >= from) times.push({ sent, back: performance.now() - begun, wire })
     bytesBack = arrived.sources.reduce((sum, { byteLength }) => sum + byteLength, 0)
     bytes = handle.requestBytes + bytesBack
   }
-  const warm = times.slice(Math.floor(times.length / 11))
   const latency = (of: keyof (typeof times)[number]): Latency => {
-    const values = warm.map((time) => time[of])
+    const values = times.map((time) => time[of])
     return { p50: percentile(values, 50), p99: percentile(values, 99) }
   }
   return {
     rows,
-    repeats: warm.length,
+    repeats: times.length,
     sent: latency('sent'),
     back: latency('back'),
     wire: latency('wire'),
