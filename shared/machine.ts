@@ -40,7 +40,7 @@ export const coresAllowed = (): number => Math.max(1, Math.min(Math.floor(coresQ
 
 /**
  * Limits of a thread that computes: little room for young objects, so that they are looked through every few steps and the rows that the
- * dead ones held are let go. V8 marks the whole heap for every 64 MB of arrays, which decoding makes in ten steps.
+ * dead ones held are let go before V8 finds its heap, to which it counts them, too large.
  */
 export const COMPUTE_HEAP: ResourceLimits = { maxYoungGenerationSizeMb: 6 }
 

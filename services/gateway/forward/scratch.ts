@@ -4,9 +4,9 @@ const KEPT_BYTES_MIN = 64 * 1024
 const SCRATCH_BYTES_MAX = 128 * 2 ** 20
 
 /**
- * Memory of rows that live no longer than a layer, used again and again. V8 marks the whole heap for every 64 MB of new arrays, on as
- * many threads as it has: without this ten times in the step of a long prompt, and the system clears every page anew. Whoever reads
- * rows last gives them back; what is never given back the garbage collector takes.
+ * Memory of rows that live no longer than a layer, used again and again. V8 counts arrays to its heap, and collects the sooner the more
+ * of them are new; and the system clears every page anew. Whoever reads rows last gives them back; what is never given back the garbage
+ * collector takes.
  */
 export class Scratch {
   /** Free buffers by size, a power of two. */
