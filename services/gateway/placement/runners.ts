@@ -86,14 +86,13 @@ export class WorkerRunners implements Runners {
     const live = holders.filter(({ health }) => health.state === 'live')
     const asked = live.length > 0 ? live : holders.filter(({ health }) => health.state === 'ejected')
     if (asked.length < 2) return asked[0]?.runner ?? null
-    // Power of two choices (Mitzenmacher 2001): the less loaded of two at random.
-    const first = Math.floor(Math.random() * asked.length)
-    const second = (first + 1 + Math.floor(Math.random() * (asked.length - 1))) % asked.length
-    const cost = ({ runner, health }: Member): number => {
-      const rows = health.outstanding + (planned.get(runner) ?? 0) + 1
-      return rows * (health.latency.known ? health.latency.msPerAssignment : UNKNOWN_MS)
-    }
-    return cost(asked[first]) <= cost(asked[second]) ? asked[first].runner : asked[second].runner
+    // Power of two choices (Mitzenmacher 2001): the less loaded of two at random, drawn by speed, or who is as fast as several others
+    // would be left out of too many draws to get its share.
+    const first = draw(asked)
+    const second = draw(asked.filter((member) => member !== first))
+    const cost = (member: Member): number =>
+      (member.health.outstanding + (planned.get(member.runner) ?? 0) + 1) * msOf(member)
+    return cost(first) <= cost(second) ? first.runner : second.runner
   }
 
   copies(layer: number, expert: number): number {
@@ -275,6 +274,20 @@ export class WorkerRunners implements Runners {
     this.#renew()
     notify()
   }
+}
+
+/** Milliseconds per assignment. */
+const msOf = ({ health: { latency } }: Member): number =>
+  latency.known ? Math.max(latency.msPerAssignment, UNKNOWN_MS) : UNKNOWN_MS
+
+/** One of several at random, each in proportion to its speed. */
+const draw = (members: readonly Member[]): Member => {
+  let left = Math.random() * members.reduce((sum, member) => sum + 1 / msOf(member), 0)
+  for (const member of members) {
+    left -= 1 / msOf(member)
+    if (left < 0) return member
+  }
+  return members[0]
 }
 
 const equal = (a: Float32Array, b: Float32Array): boolean =>
