@@ -16,7 +16,8 @@ export type FloodOptions = {
   /** Begins after this; nothing starts later than `durationMs` after the begin. */
   afterMs?: number
   durationMs: number
-  outputTokens: number
+  /** Of one request after another, over and over. */
+  outputTokens: readonly number[]
 }
 
 /** What became of a load. Milliseconds, ascending. */
@@ -41,10 +42,11 @@ const IN_FLIGHT_MAX = 2_000
 
 /** Sends streamed completions of one key under the pressure given; resolves when all have been answered. */
 export const flood = async (options: FloodOptions): Promise<Flood> => {
-  const { url, key, pressure, afterMs = 0, durationMs, outputTokens } = options
+  const { url, key, pressure, afterMs = 0, durationMs } = options
   const result: Flood = { completed: 0, refused: 0, failures: [], firstMs: [], perTokenMs: [], refusedMs: [] }
 
   const ask = async (index: number): Promise<void> => {
+    const outputTokens = options.outputTokens[index % options.outputTokens.length]
     const body = { prompt: promptOf(key, index), max_tokens: outputTokens, temperature: 0, stream: true }
     const sentMs = performance.now()
     const response = await fetch(`${url}/v1/completions`, {
