@@ -6,6 +6,7 @@ import { crc32 } from 'node:zlib'
 import { Code, invalid, MeshError } from './errors.ts'
 import { collect, type Fields } from './fields.ts'
 import type { ExpertFrame } from './model/experts.ts'
+import { rowBytes, type TokenRows } from './model/rows.ts'
 import {
   bytesOf,
   bytesSize,
@@ -33,16 +34,14 @@ export type ForwardRequest = {
   shmOffset: number
 }
 
-/** code 0 is OK; any other comes with a message and no rows. */
-export type ForwardResponse = {
+/** code 0 is OK; any other comes with a message and no rows. Rows [A,H] are of the request's kind. */
+export type ForwardResponse = TokenRows & {
   call: number
   code: number
   message: string
   computeUs: number
   waitUs: number
-  /** Float32 [A,H]. */
-  rows: Float32Array
-  /** checksum(rows). */
+  /** checksum of the rows. */
   crc: number
 }
 
@@ -58,31 +57,22 @@ const MAX_MESSAGE_BYTES = 4096
 const NOTHING = new Uint8Array(0)
 
 /** CRC-32 of the rows of an answer, as ForwardResponse.crc carries it. */
-export const checksum = (rows: Float32Array): number => crc32(bytesOf(rows))
+export const checksum = (rows: TokenRows): number => checksumOf(bytesOfRows(rows))
+
+const bytesOfRows = ({ rows, rowScale }: TokenRows): [Uint8Array, Uint8Array] => [
+  bytesOf(rows),
+  rowScale ? bytesOf(rowScale) : NOTHING,
+]
 
 const checksumOf = (parts: readonly Uint8Array[]): number => parts.reduce((crc, part) => crc32(part, crc), 0)
 
-/** Whether every value is neither infinite nor NaN. */
-export const allFinite = (values: Float32Array): boolean => {
-  // x·0 is NaN exactly for NaN and ±∞. Four sums, because one would wait for its own last addition each time.
-  let [a, b, c, d] = [0, 0, 0, 0]
-  const even = values.length - (values.length % 4)
-  for (let i = 0; i < even; i += 4) {
-    a += values[i] * 0
-    b += values[i + 1] * 0
-    c += values[i + 2] * 0
-    d += values[i + 3] * 0
-  }
-  for (let i = even; i < values.length; i += 1) a += values[i] * 0
-  return a + b + c + d === 0
-}
-
 /** Bytes of the tensors of a frame on the wire. */
 export const frameBytes = (frame: ExpertFrame): number =>
-  frame.rows.byteLength + (frame.rowScale?.byteLength ?? 0) + frame.rowIndex.byteLength + frame.expert.byteLength
+  rowBytes(frame) + frame.rowIndex.byteLength + frame.expert.byteLength
 
 /** Bytes of the rows that answer a frame. */
-export const replyBytes = (frame: ExpertFrame): number => frame.rowIndex.length * frame.hidden * 4
+export const replyBytes = ({ rowIndex, hidden, rowScale }: ExpertFrame): number =>
+  rowIndex.length * (rowScale ? hidden + 4 : hidden * 4)
 
 export const encodeRequest = (request: ForwardRequest): Buffer => {
   const { call, cancelCall, deadlineMs, frame, shmOffset } = request
@@ -118,15 +108,15 @@ export const encodeRequest = (request: ForwardRequest): Buffer => {
 const tensorsOf = (frame: ExpertFrame): Uint8Array[] => [
   bytesOf(frame.rowIndex),
   bytesOf(frame.expert),
-  bytesOf(frame.rows),
-  frame.rowScale ? bytesOf(frame.rowScale) : NOTHING,
+  ...bytesOfRows(frame),
 ]
 
 /** `inShm`: the rows lie in shared memory, where the request wanted them. */
 export const encodeResponse = (response: ForwardResponse, inShm = false): Buffer => {
   const { call, code, computeUs, waitUs, crc } = response
   const message = Buffer.from(response.message).subarray(0, MAX_MESSAGE_BYTES)
-  const rows = inShm ? NOTHING : bytesOf(response.rows)
+  const [all, rowScale] = bytesOfRows(response)
+  const rows = inShm ? NOTHING : all
   const shmBytes = inShm ? response.rows.byteLength : 0
   const size =
     [call, code, computeUs, waitUs, shmBytes].reduce((sum, number) => sum + numberSize(number), 0) +
@@ -134,7 +124,8 @@ export const encodeResponse = (response: ForwardResponse, inShm = false): Buffer
     bytesSize(rows.length) +
     fixedSize(crc)
   const padding = NOTHING_OF[paddingOf(size - rows.length)]
-  const cursor: Cursor = { bytes: Buffer.allocUnsafe(size + bytesSize(padding.length)), at: 0 }
+  const after = bytesSize(rowScale.length)
+  const cursor: Cursor = { bytes: Buffer.allocUnsafe(size + bytesSize(padding.length) + after), at: 0 }
   writeNumber(cursor, 1, call)
   writeNumber(cursor, 2, code)
   writeBytes(cursor, 3, message)
@@ -144,6 +135,7 @@ export const encodeResponse = (response: ForwardResponse, inShm = false): Buffer
   writeBytes(cursor, 7, padding)
   writeBytes(cursor, 8, rows)
   writeNumber(cursor, 9, shmBytes)
+  writeBytes(cursor, 10, rowScale)
   return cursor.bytes
 }
 
@@ -246,13 +238,16 @@ const checkAssignments = ({ rowIndex, expert, rowCount }: ExpertFrame): void => 
  * @throws MeshError INVALID_ARGUMENT for a malformed message, DATA_LOSS for a wrong checksum or rows that are not in shared memory.
  */
 export const decodeResponse = (bytes: Buffer, read = noShm, maxBytes = 0): ForwardResponse => {
-  const fields = collect(bytes, [])
+  const fields = collect(bytes, [10])
   const crc = fields.crc(6)
+  const rowScale = fields.bytes(10)
+  const quantised = rowScale.length > 0
   const shmBytes = fields.number(9)
   const rows = shmBytes > 0 ? fromShm(shmBytes, fields.number(1), read, maxBytes) : fields.bytes(8)
   if (!rows) throw new MeshError(Code.DATA_LOSS, `the answer has no ${shmBytes} bytes in shared memory`)
-  if (rows.length % 4 !== 0) throw invalid(`rows has ${rows.length} bytes, not a whole number of float32`, 'rows')
-  if (crc32(rows) !== crc) {
+  if (!quantised && rows.length % 4 !== 0)
+    throw invalid(`rows has ${rows.length} bytes, not a whole number of float32`, 'rows')
+  if (checksumOf([rows, rowScale]) !== crc) {
     throw new MeshError(Code.DATA_LOSS, 'the answer was damaged on its way: its checksum does not match')
   }
   return {
@@ -261,7 +256,8 @@ export const decodeResponse = (bytes: Buffer, read = noShm, maxBytes = 0): Forwa
     message: fields.text(3, MAX_MESSAGE_BYTES),
     computeUs: fields.uint32(4, 'compute_us'),
     waitUs: fields.uint32(5, 'wait_us'),
-    rows: floatsOf(rows),
+    rows: quantised ? bytesOf(rows) : floatsOf(rows),
+    rowScale: quantised ? floatsOf(rowScale) : null,
     crc,
   }
 }

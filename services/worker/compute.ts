@@ -1,8 +1,9 @@
 /** The entry of a compute thread: runs frames and opens experts one after the other, because a kernel blocks its thread. */
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { invalid, MeshError } from '../../shared/errors.ts'
-import { allFinite, checksum } from '../../shared/frame.ts'
+import { checksum } from '../../shared/frame.ts'
 import { type ExpertFrame, type Experts, openExperts } from '../../shared/model/experts.ts'
+import { finiteRows, NO_ROWS, type TokenRows } from '../../shared/model/rows.ts'
 import {
   type ComputeSetup,
   type Done,
@@ -14,19 +15,16 @@ import {
   type ToCompute,
 } from './job.ts'
 
-const NOTHING = new Float32Array(0)
-
-const compute = ({ cacheDir, device, threads }: Omit<ComputeSetup, 'bell'>): ((job: Job) => Promise<Float32Array>) => {
+const compute = ({ cacheDir, device, threads }: Omit<ComputeSetup, 'bell'>): ((job: Job) => Promise<TokenRows>) => {
   const opened = new Map<string, Experts>()
 
-  const run = async (model: string, frame: ExpertFrame): Promise<Float32Array> => {
+  const run = async (model: string, frame: ExpertFrame): Promise<TokenRows> => {
     const experts = opened.get(model)
     for (const expert of frame.expert) {
       if (!experts?.holds(frame.layer, expert)) throw notHeld(frame.layer, expert)
     }
-    const numbers = frame.rows instanceof Float32Array ? frame.rows : frame.rowScale
-    if (numbers && !allFinite(numbers)) throw invalid('rows hold a value that is not finite', 'rows')
-    return experts ? experts.run(frame) : NOTHING
+    if (!finiteRows(frame)) throw invalid('rows hold a value that is not finite', 'rows')
+    return experts ? experts.run(frame) : NO_ROWS
   }
 
   const load = async ({ hash, dir, precision }: ModelSource, layer: number, expert: number): Promise<void> => {
@@ -39,7 +37,7 @@ const compute = ({ cacheDir, device, threads }: Omit<ComputeSetup, 'bell'>): ((j
     if (job.kind === 'run') return run(job.model, job.frame)
     if (job.kind === 'load') await load(job.model, job.layer, job.expert)
     else await opened.get(job.model)?.unload(job.layer, job.expert)
-    return NOTHING
+    return NO_ROWS
   }
 }
 
@@ -50,8 +48,12 @@ const serve = async (port: MessagePort, { bell, ...setup }: ComputeSetup): Promi
     const startedUs = nowUs()
     try {
       const rows = await perform(job)
-      const done: Done = { startedUs, computeUs: nowUs() - startedUs, rows, crc: checksum(rows) }
-      port.postMessage({ id, done } satisfies FromCompute, rows === NOTHING ? [] : [rows.buffer as ArrayBuffer])
+      const done: Done = { ...rows, startedUs, computeUs: nowUs() - startedUs, crc: checksum(rows) }
+      const arrays = rows === NO_ROWS ? [] : [rows.rows, ...(rows.rowScale ? [rows.rowScale] : [])]
+      port.postMessage(
+        { id, done } satisfies FromCompute,
+        arrays.map(({ buffer }) => buffer as ArrayBuffer),
+      )
     } catch (error) {
       const { code, message } = MeshError.from(error)
       port.postMessage({ id, code, message } satisfies FromCompute)

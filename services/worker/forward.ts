@@ -5,6 +5,7 @@ import { socketOf } from '../../shared/address.ts'
 import { Code, invalid, MeshError } from '../../shared/errors.ts'
 import { callOf, checksum, decodeRequest, encodeResponse, frameBytes, replyBytes } from '../../shared/frame.ts'
 import type { ExpertFrame } from '../../shared/model/experts.ts'
+import { NO_ROWS, type TokenRows } from '../../shared/model/rows.ts'
 import { SHM_METADATA, Shm } from '../../shared/shm.ts'
 import { statusOf } from '../../shared/status.ts'
 import { bytesOf } from '../../shared/wire.ts'
@@ -25,8 +26,8 @@ export type ForwardLimits = {
 const QUEUED_FRAMES_OF_FULL_SIZE = 8
 
 type Stream = ServerDuplexStream<Buffer, Buffer>
-type Answer = { rows: Float32Array; crc: number; computeUs: number; waitUs: number }
-const NOTHING: Answer = { rows: new Float32Array(0), crc: 0, computeUs: 0, waitUs: 0 }
+type Answer = TokenRows & { crc: number; computeUs: number; waitUs: number }
+const NOTHING: Answer = { ...NO_ROWS, crc: 0, computeUs: 0, waitUs: 0 }
 
 /** Serves Forward streams. After drain has begun every new frame is UNAVAILABLE. */
 export type Forward = {
@@ -182,10 +183,10 @@ const assemble = (
   const waitUs = Math.max(0, Math.min(...done.map(({ startedUs }) => startedUs)) - arrivedUs)
   const computeUs = Math.max(...done.map((part) => part.computeUs))
   const whole = done.length === 1 && parts[0].positions === null
-  if (whole) return { rows: done[0].rows, crc: done[0].crc, computeUs, waitUs }
-  const placed = done.map(({ rows }, i) => ({ rows, positions: parts[i].positions ?? new Uint32Array(0) }))
+  if (whole) return { rows: done[0].rows, rowScale: done[0].rowScale, crc: done[0].crc, computeUs, waitUs }
+  const placed = done.map((rows, i) => ({ rows, positions: parts[i].positions ?? new Uint32Array(0) }))
   const rows = merge(placed, assignments, hidden)
-  return { rows, crc: checksum(rows), computeUs, waitUs }
+  return { ...rows, crc: checksum(rows), computeUs, waitUs }
 }
 
 const exhausted = (message: string): MeshError => new MeshError(Code.RESOURCE_EXHAUSTED, message)

@@ -1,6 +1,7 @@
 import { Code, MeshError } from '../../shared/errors.ts'
 import type { Precision } from '../../shared/model/config.ts'
 import type { ExpertFrame } from '../../shared/model/experts.ts'
+import type { TokenRows } from '../../shared/model/rows.ts'
 import type { Device } from '../../shared/model/session.ts'
 
 /** What the gRPC thread and the compute threads say to each other. */
@@ -18,8 +19,8 @@ export type Job =
   | { kind: 'load'; model: ModelSource; layer: number; expert: number }
   | { kind: 'unload'; model: string; layer: number; expert: number }
 
-/** startedUs is on the clock of nowUs. rows is empty for anything but 'run'. */
-export type Done = { startedUs: number; computeUs: number; rows: Float32Array; crc: number }
+/** startedUs is on the clock of nowUs. There are no rows for anything but 'run'. */
+export type Done = TokenRows & { startedUs: number; computeUs: number; crc: number }
 export type ToCompute = { id: number; job: Job }
 export type FromCompute = { id: number; done: Done } | { id: number; code: Code; message: string }
 

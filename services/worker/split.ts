@@ -1,4 +1,5 @@
 import type { ExpertFrame } from '../../shared/model/experts.ts'
+import { NO_ROWS, pickRows, placeRows, roomLike, type TokenRows } from '../../shared/model/rows.ts'
 
 /** The assignments of a frame whose experts live in one compute thread. */
 export type Part = {
@@ -35,30 +36,18 @@ const partOf = (frame: ExpertFrame, lane: number, positions: Uint32Array): Part 
     place.set(row, at)
     return at
   })
-  const { hidden } = frame
-  const rowCount = place.size
-  const rows =
-    frame.rows instanceof Float32Array ? new Float32Array(rowCount * hidden) : new Uint8Array(rowCount * hidden)
-  const rowScale = frame.rowScale && new Float32Array(rowCount)
-  for (const [row, at] of place) {
-    rows.set(frame.rows.subarray(row * hidden, (row + 1) * hidden), at * hidden)
-    if (rowScale && frame.rowScale) rowScale[at] = frame.rowScale[row]
-  }
+  const picked = pickRows(frame, [...place.keys()], frame.hidden)
   const expert = positions.map((position) => frame.expert[position])
-  return { lane, positions, frame: { ...frame, rowCount, rows, rowScale, rowIndex, expert } }
+  return { lane, positions, frame: { ...frame, ...picked, rowCount: place.size, rowIndex, expert } }
 }
 
 /** Puts the parts' answers [a,H] back in the order of the whole frame: [A,H]. */
 export const merge = (
-  parts: readonly { positions: Uint32Array; rows: Float32Array }[],
+  parts: readonly { positions: Uint32Array; rows: TokenRows }[],
   assignments: number,
   hidden: number,
-): Float32Array => {
-  const whole = new Float32Array(assignments * hidden)
-  for (const { positions, rows } of parts) {
-    for (const [i, position] of positions.entries()) {
-      whole.set(rows.subarray(i * hidden, (i + 1) * hidden), position * hidden)
-    }
-  }
+): TokenRows => {
+  const whole = roomLike(parts[0]?.rows ?? NO_ROWS, assignments, hidden)
+  for (const { positions, rows } of parts) placeRows(rows, whole, hidden, (i) => positions[i])
   return whole
 }

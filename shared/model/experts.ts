@@ -3,18 +3,15 @@ import { Code, MeshError } from '../errors.ts'
 import type { ModelConfig, Precision } from './config.ts'
 import { modelHash, openModel } from './open.ts'
 import { type LayerExperts, partGraph, shardName } from './part.ts'
+import { pickRows, roomLike, storeRows, type TokenRows } from './rows.ts'
 import { type Device, float32, openSession, type Session, uint8 } from './session.ts'
 import { shardFolder } from './shard.ts'
 
-/** Token rows of one layer, each once, and the assignments: row rowIndex[i] goes through expert expert[i]. */
-export type ExpertFrame = {
+/** Token rows of one layer [T,H], each once, and the assignments: row rowIndex[i] goes through expert expert[i]. */
+export type ExpertFrame = TokenRows & {
   layer: number
   rowCount: number
   hidden: number
-  /** [T,H] float32, or with int8 uint8 around 128. */
-  rows: Float32Array | Uint8Array
-  /** [T], int8 only: the row is (rows − 128) · scale / 127. */
-  rowScale: Float32Array | null
   /** [A] */
   rowIndex: Uint32Array
   /** [A], ascending. */
@@ -30,8 +27,8 @@ export type Experts = {
   /** Opens an expert whose shard is on disk, and warms it. */
   load(layer: number, expert: number): Promise<void>
   unload(layer: number, expert: number): Promise<void>
-  /** Unweighted rows [A,H], in the order of the assignments. Blocks the thread while a kernel runs. */
-  run(frame: ExpertFrame): Promise<Float32Array>
+  /** Unweighted rows [A,H] of the frame's kind, in the order of the assignments. Blocks the thread while a kernel runs. */
+  run(frame: ExpertFrame): Promise<TokenRows>
   close(): Promise<void>
 }
 
@@ -64,28 +61,22 @@ export const openExperts = async (options: ExpertsOptions): Promise<Experts> => 
       device,
       frugal: true,
     })
-    const warmth = new Float32Array(config.hidden)
-    await runExpert(
-      session,
-      device,
-      precision === 'int8' ? new Uint8Array(config.hidden) : warmth,
-      new Float32Array(1),
-      config.hidden,
-    )
+    const bytes = { rows: new Uint8Array(config.hidden), rowScale: new Float32Array(1) }
+    const floats = { rows: new Float32Array(config.hidden), rowScale: null }
+    await runExpert(session, device, precision === 'int8' ? bytes : floats, config.hidden)
     sessions.set(key(layer, expert), session)
   }
 
-  const run = async (frame: ExpertFrame): Promise<Float32Array> => {
-    const { rows, rowScale, rowIndex, expert, hidden, layer } = frame
-    const results = new Float32Array(rowIndex.length * hidden)
+  const run = async (frame: ExpertFrame): Promise<TokenRows> => {
+    const { rowIndex, expert, hidden, layer } = frame
+    const results = roomLike(frame, rowIndex.length, hidden)
     for (let begin = 0; begin < expert.length; ) {
       let end = begin + 1
       while (end < expert.length && expert[end] === expert[begin]) end++
       const session = sessions.get(key(layer, expert[begin]))
       assert(session, `expert ${expert[begin]} of layer ${layer} is not held`)
-      const index = rowIndex.subarray(begin, end)
-      const x = gather(rows, index, hidden)
-      results.set(await runExpert(session, device, x, rowScale && gather(rowScale, index, 1), hidden), begin * hidden)
+      const x = pickRows(frame, rowIndex.subarray(begin, end), hidden)
+      storeRows(await runExpert(session, device, x, hidden), results, hidden, begin)
       begin = end
     }
     return results
@@ -132,34 +123,23 @@ const heldExperts = (keys: readonly string[]): { layer: number; experts: number[
   }))
 }
 
-/** Rows by index: [n,width]. */
-const gather = <A extends Float32Array | Uint8Array>(rows: A, index: Uint32Array, width: number): A => {
-  const picked = (
-    rows instanceof Uint8Array ? new Uint8Array(index.length * width) : new Float32Array(index.length * width)
-  ) as A
-  for (let i = 0; i < index.length; i++)
-    picked.set(rows.subarray(index[i] * width, (index[i] + 1) * width) as never, i * width)
-  return picked
-}
-
 /**
  * A GPU picks its kernel by the number of rows, and kernels add up in different orders. So every run there has this many, the last
  * ones zero, and a row's bits cannot depend on how many came with it.
  */
 const GPU_ROWS = 64
 
-/** One expert over rows [n,hidden], with int8 and their scales [n]; [n,hidden]. Blocks the thread while the kernels run. */
+/** One expert over rows [n,hidden]; float32 [n,hidden]. Blocks the thread while the kernels run. */
 export const runExpert = async (
   session: Session,
   device: Device,
-  rows: Float32Array | Uint8Array,
-  scale: Float32Array | null,
+  { rows, rowScale }: TokenRows,
   hidden: number,
 ): Promise<Float32Array> => {
   const count = rows.length / hidden
   if (rows instanceof Uint8Array) {
-    assert(scale && device === 'cpu')
-    const { y } = await session.run({ rows: uint8(rows, [count, hidden]), scale: float32(scale, [count, 1]) })
+    assert(rowScale && device === 'cpu')
+    const { y } = await session.run({ rows: uint8(rows, [count, hidden]), scale: float32(rowScale, [count, 1]) })
     return y.data as Float32Array
   }
   if (device !== 'cpu') return runPadded(session, rows, hidden)

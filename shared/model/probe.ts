@@ -9,6 +9,7 @@ import { attentionGraph, outputGraph, projectGraph } from './graph/attend.ts'
 import { expertGraph } from './graph/ffn.ts'
 import { inputRows, linear } from './graph/linear.ts'
 import { Graph } from './graph/onnx.ts'
+import { roomLike, storeRows } from './rows.ts'
 import { type Device, float32, int64, openSession, type Session, type Tensor, uint8 } from './session.ts'
 
 /**
@@ -83,6 +84,8 @@ export const probe = async (options: ProbeOptions): Promise<Probed> => {
     const session = await openProbe(folder, name, graph, options)
     try {
       await checkBlocks(name, cpu ? session.run : (inputs) => runOnDevice(session, options.device, inputs), feeds, hash)
+      if (feeds === byteRows)
+        await checkBlocks(`${name}, as answered`, (inputs) => answered(session, inputs), feeds, hash)
       if (!cpu) await checkAccurate(graph, session, options.device)
     } finally {
       await session.close()
@@ -188,8 +191,16 @@ const bytesOf = ({ data }: Tensor): Uint8Array => {
 
 /** As experts run there, padding included. */
 const runOnDevice = async (session: Session, device: Device, { rows: { data } }: Readonly<Record<string, Tensor>>) => {
-  const y = await runExpert(session, device, data as Float32Array, null, HIDDEN)
+  const y = await runExpert(session, device, { rows: data as Float32Array, rowScale: null }, HIDDEN)
   return { y: float32(y, [y.length / HIDDEN, HIDDEN]) }
+}
+
+/** The bytes that an int8 expert answers with. */
+const answered = async (session: Session, { rows, scale }: Readonly<Record<string, Tensor>>) => {
+  const x = { rows: rows.data as Uint8Array, rowScale: scale.data as Float32Array }
+  const y = roomLike(x, x.rowScale.length, HIDDEN)
+  storeRows(await runExpert(session, 'cpu', x, HIDDEN), y, HIDDEN, 0)
+  return { y: uint8(y.rows as Uint8Array, rows.dims), scale: float32(y.rowScale ?? new Float32Array(0), scale.dims) }
 }
 
 /** Runs the rows whole and in blocks of every size, compares each row byte for byte, and adds the results to the hash. */
@@ -242,7 +253,7 @@ const LARGEST_ERROR = 1e-5
 
 /** The probe's expert on a device, against doubles: NVIDIA's libraries may take TF32 for fp32, for every row alike. */
 const checkAccurate = async (graph: Graph, session: Session, device: Device): Promise<void> => {
-  const y = await runExpert(session, device, rows, null, HIDDEN)
+  const y = await runExpert(session, device, { rows, rowScale: null }, HIDDEN)
   const [gate, up, down] = graph.weights.map(({ offset, bytes }) => wave(bytes / 4, offset))
   const lifted = product(rows, up, HIDDEN)
   const inner = product(rows, gate, HIDDEN).map((v, i) => (v / (1 + Math.exp(-v))) * lifted[i])

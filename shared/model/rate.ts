@@ -23,9 +23,9 @@ export const expertRate = async (options: ProbeOptions): Promise<number> => {
   try {
     const session = await openProbe(folder, 'expert', expertGraph(reference, precision), options)
     const length = RATE_ROWS * RATE_HIDDEN
-    const x = precision === 'int8' ? new Uint8Array(length).fill(200) : wave(length, 5)
-    const scale = precision === 'int8' ? new Float32Array(RATE_ROWS).fill(1) : null
-    const run = (): Promise<unknown> => runExpert(session, options.device, x, scale, RATE_HIDDEN)
+    const rows = precision === 'int8' ? new Uint8Array(length).fill(200) : wave(length, 5)
+    const rowScale = precision === 'int8' ? new Float32Array(RATE_ROWS).fill(1) : null
+    const run = (): Promise<unknown> => runExpert(session, options.device, { rows, rowScale }, RATE_HIDDEN)
     // The first prepares what the others use.
     await run()
     let fastestMs = Number.POSITIVE_INFINITY

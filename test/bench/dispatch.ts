@@ -4,6 +4,7 @@ import { combine } from '../../services/gateway/forward/combine.ts'
 import { dispatch, type Runners } from '../../services/gateway/forward/dispatch.ts'
 import type { Routes } from '../../services/gateway/forward/route.ts'
 import { spaceOf } from '../../services/gateway/placement/fleet.ts'
+import { rowBytes } from '../../shared/model/rows.ts'
 import { seeded } from '../support/random.ts'
 import { FRAME_BYTES_MAX, startHolders } from './holders.ts'
 import type { Prepared } from './models.ts'
@@ -77,7 +78,7 @@ const timeRows = async (
     const wire = performance.now() - begun - arrived.computeMs
     combine(attended.h, null, routes, arrived, hidden)
     if (begun >= from) times.push({ sent, back: performance.now() - begun, wire })
-    bytesBack = arrived.sources.reduce((sum, { byteLength }) => sum + byteLength, 0)
+    bytesBack = arrived.sources.reduce((sum, source) => sum + rowBytes(source), 0)
     bytes = handle.requestBytes + bytesBack
   }
   const latency = (of: keyof (typeof times)[number]): Latency => {

@@ -9,6 +9,7 @@ import type { ExpertServiceClient } from '../../shared/gen/expertmesh/v1/ExpertS
 import type { ForwardRequest } from '../../shared/gen/expertmesh/v1/ForwardRequest.ts'
 import type { ForwardResponse__Output } from '../../shared/gen/expertmesh/v1/ForwardResponse.ts'
 import { loadProto } from '../../shared/rpc.ts'
+import { bytesOf } from '../../shared/wire.ts'
 import { type HeldExperts, holdDemoExperts, randomFrame, TOKEN } from '../support/held.ts'
 import { seeded } from '../support/random.ts'
 
@@ -57,7 +58,9 @@ describe('a client that knows the proto and nothing else', () => {
 
   it('has its frames answered, and every answer before the end of the stream', async () => {
     const answers = await exchange([1, 2, 3].map(request))
-    const expected = Buffer.from((await worker.local.fp32.run(randomFrame(seeded(7), worker.hidden, 'fp32'))).buffer)
+    const expected = Buffer.from(
+      bytesOf((await worker.local.fp32.run(randomFrame(seeded(7), worker.hidden, 'fp32'))).rows),
+    )
     expect(answers.map(({ call, code }) => [call, code])).toEqual([
       [1, 0],
       [2, 0],

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { Code } from '../../shared/errors.ts'
 import { PRECISIONS, type Precision } from '../../shared/model/config.ts'
 import type { ExpertFrame } from '../../shared/model/experts.ts'
-import { bytesOf } from '../../shared/wire.ts'
+import { equalRows, type TokenRows } from '../../shared/model/rows.ts'
 import { type HeldExperts, holdDemoExperts, randomFrame } from '../support/held.ts'
 import { seeded } from '../support/random.ts'
 
@@ -37,8 +37,8 @@ const largeFrame = (next: (limit: number) => number, precision: Precision): Expe
 const send = (frame: ExpertFrame, precision: Precision, signal?: AbortSignal) =>
   worker.channel.send(frame, worker.hashes[precision], { deadlineMs: 0, ...(signal && { signal }) }).reply
 
-const expectBits = async (rows: Float32Array, frame: ExpertFrame, precision: Precision): Promise<void> =>
-  expect(Buffer.from(bytesOf(rows)).equals(bytesOf(await worker.local[precision].run(frame)))).toBe(true)
+const expectBits = async (rows: TokenRows, frame: ExpertFrame, precision: Precision): Promise<void> =>
+  expect(equalRows(rows, await worker.local[precision].run(frame))).toBe(true)
 
 test('the memory that a worker and a gateway share has no name any more', () => {
   expect(readdirSync(folder)).toEqual(['socket'])
@@ -50,9 +50,9 @@ test.each(PRECISIONS)(
     const next = seeded(2)
     const frames = Array.from({ length: 30 }, () => largeFrame(next, precision))
     const replies = await Promise.all(frames.map((frame) => send(frame, precision)))
-    for (const [i, { rows, bytes }] of replies.entries()) {
-      expect(bytes).toBeLessThan(MESSAGE_BYTES_MAX)
-      await expectBits(rows, frames[i], precision)
+    for (const [i, reply] of replies.entries()) {
+      expect(reply.bytes).toBeLessThan(MESSAGE_BYTES_MAX)
+      await expectBits(reply, frames[i], precision)
     }
   },
 )
@@ -65,7 +65,7 @@ test('what a call left behind that was called off is not taken for the answer to
     const off = dropped.map((frame) => send(frame, 'int8', abort.signal))
     const replies = kept.map((frame) => send(frame, 'int8'))
     setTimeout(() => abort.abort(), next(4))
-    for (const [i, reply] of replies.entries()) await expectBits((await reply).rows, kept[i], 'int8')
+    for (const [i, reply] of replies.entries()) await expectBits(await reply, kept[i], 'int8')
     for (const outcome of await Promise.allSettled(off))
       if (outcome.status === 'rejected') expect(outcome.reason).toMatchObject({ code: Code.CANCELLED })
   }

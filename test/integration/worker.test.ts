@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Code } from '../../shared/errors.ts'
 import { PRECISIONS } from '../../shared/model/config.ts'
 import type { ExpertFrame } from '../../shared/model/experts.ts'
+import { equalRows } from '../../shared/model/rows.ts'
 import { type HeldExperts, holdDemoExperts, randomFrame } from '../support/held.ts'
 import { seeded } from '../support/random.ts'
 
@@ -21,11 +22,8 @@ describe('Forward', () => {
     const next = seeded(1)
     const frames = Array.from({ length: 40 }, () => randomFrame(next, worker.hidden, precision))
     const replies = await Promise.all(frames.map((frame) => send(frame, worker.hashes[precision])))
-    for (const [i, { rows }] of replies.entries()) {
-      expect(Buffer.from(rows.buffer, rows.byteOffset, rows.byteLength)).toEqual(
-        Buffer.from((await worker.local[precision].run(frames[i])).buffer),
-      )
-    }
+    for (const [i, reply] of replies.entries())
+      expect(equalRows(reply, await worker.local[precision].run(frames[i]))).toBe(true)
   })
 
   it('carries a frame of many flow-control windows', async () => {
@@ -43,7 +41,7 @@ describe('Forward', () => {
     }
     const { written, reply } = worker.channel.send(frame, worker.hashes.fp32, { deadlineMs: 0 })
     await written
-    expect((await reply).rows).toEqual(await worker.local.fp32.run(frame))
+    expect(await reply).toMatchObject(await worker.local.fp32.run(frame))
   })
 })
 
@@ -97,7 +95,7 @@ describe('a bad frame is answered and the next one is served', () => {
   ]
   it.each(bad)('%s', async (_, spoil, code, message) => {
     await expect(send(spoil(good()))).rejects.toEqual(refused(code, message))
-    expect((await send(good())).rows).toEqual(await worker.local.fp32.run(good()))
+    expect(await send(good())).toMatchObject(await worker.local.fp32.run(good()))
   })
 
   it('of a model that is not here', async () => {

@@ -8,6 +8,7 @@ import { afterAll, afterEach, expect, it } from 'vitest'
 import { connectWorker } from '../../services/gateway/forward/channel.ts'
 import { Code } from '../../shared/errors.ts'
 import { checksum, decodeRequest, encodeResponse } from '../../shared/frame.ts'
+import { NO_ROWS, roomLike } from '../../shared/model/rows.ts'
 import { built } from '../../shared/root.ts'
 import { closeServer, createServer, expertService, listen, loadProto } from '../../shared/rpc.ts'
 
@@ -49,8 +50,9 @@ const serve = async (address: string, onRows: (rowCount: number) => void): Promi
     stream.on('data', (bytes: Buffer) => {
       const { call, frame } = decodeRequest(bytes)
       if (frame) onRows(frame.rowCount)
-      const rows = new Float32Array(frame ? frame.rowIndex.length * frame.hidden : 0)
-      stream.write(encodeResponse({ call, code: 0, message: '', computeUs: 0, waitUs: 0, rows, crc: checksum(rows) }))
+      const rows = roomLike(NO_ROWS, frame?.rowIndex.length ?? 0, frame?.hidden ?? 0)
+      const head = { call, code: 0, message: '', computeUs: 0, waitUs: 0 }
+      stream.write(encodeResponse({ ...head, ...rows, crc: checksum(rows) }))
     })
     stream.on('end', () => stream.end())
   }

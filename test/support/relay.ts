@@ -11,6 +11,7 @@ import {
   type ServerWritableStream,
 } from '@grpc/grpc-js'
 import { checksum, decodeRequest, decodeResponse, encodeResponse, type ForwardResponse } from '../../shared/frame.ts'
+import type { TokenRows } from '../../shared/model/rows.ts'
 import {
   channelOptions,
   closeServer,
@@ -20,6 +21,7 @@ import {
   listen,
   loadProto,
 } from '../../shared/rpc.ts'
+import { bytesOf } from '../../shared/wire.ts'
 
 const MESSAGE_BYTES_MAX = 1 << 27
 
@@ -29,10 +31,10 @@ export type Spoil = (response: ForwardResponse) => ForwardResponse | null | Prom
 /** Rows as they are: a sound worker. */
 export const sound: Spoil = (response) => response
 
-const withRows = (response: ForwardResponse, rows: Float32Array): ForwardResponse => ({
+const withRows = (response: ForwardResponse, rows: TokenRows['rows']): ForwardResponse => ({
   ...response,
   rows,
-  crc: checksum(rows),
+  crc: checksum({ ...response, rows }),
 })
 
 /** Ways in which a worker is broken. */
@@ -40,7 +42,7 @@ export const spoils = {
   /** A bit was lost on the way. */
   corrupt: (response) => {
     const rows = response.rows.slice()
-    if (rows.length > 0) new Uint32Array(rows.buffer)[0] ^= 1
+    if (rows.length > 0) bytesOf(rows)[0] ^= 1
     return { ...response, rows }
   },
   short: (response) => withRows(response, response.rows.slice(0, Math.max(0, response.rows.length - 1))),

@@ -1,8 +1,8 @@
 import { Code, MeshError } from '../../../shared/errors.ts'
 import type { Rope } from '../../../shared/model/rope.ts'
+import { allFinite } from '../../../shared/model/rows.ts'
 import type { Span } from '../batch/schedule.ts'
 import type { Sequence } from '../sequence.ts'
-import { allFinite } from './rows.ts'
 
 /** One step's token rows: the spans one after the other. */
 export type Batch = {

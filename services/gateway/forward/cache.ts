@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import { Code, invalid, MeshError } from '../../../shared/errors.ts'
+import { allFinite } from '../../../shared/model/rows.ts'
 import { commonPrefix, type Entry, rowsOf } from './entry.ts'
 import { Pool } from './pool.ts'
-import { allFinite, type CacheArray, copyRows, scatterRows } from './rows.ts'
+import { type CacheArray, copyRows, scatterRows } from './rows.ts'
 
 /** Shorter prefixes are not reused: running that few tokens in a chunk costs next to nothing. */
 export const minimumReuse = 16
@@ -186,10 +187,7 @@ export class KvCache {
     }
     this.#retained.add(entry)
     this.#retainedBlocks += entry.blocks
-    for (const oldest of this.#retained) {
-      if (this.#retained.size <= this.#options.retainedMax) break
-      this.#evict(oldest)
-    }
+    for (const oldest of this.#retained) if (this.#retained.size > this.#options.retainedMax) this.#evict(oldest)
   }
 
   /** Ends a sequence whose rows nobody is to reuse: preempted, failed. */

@@ -3,7 +3,6 @@ import { type Client, credentials, type Metadata, makeGenericClientConstructor }
 import { socketOf } from '../../../shared/address.ts'
 import { Code, MeshError } from '../../../shared/errors.ts'
 import {
-  allFinite,
   callOf,
   decodeResponse,
   encodeRequest,
@@ -14,6 +13,7 @@ import {
   replyBytes,
 } from '../../../shared/frame.ts'
 import type { ExpertFrame } from '../../../shared/model/experts.ts'
+import { finiteRows, type TokenRows } from '../../../shared/model/rows.ts'
 import { channelOptions, EXPERT_SERVICE, expertService, loadProto, tokenMetadata } from '../../../shared/rpc.ts'
 import { SHM_METADATA } from '../../../shared/shm.ts'
 import { bytesOf } from '../../../shared/wire.ts'
@@ -26,9 +26,8 @@ const OUTSTANDING_CALLS_MAX = 4096
 
 export type ChannelOptions = { address: string; token: string | null; maxFrameBytes: number }
 
-export type ExpertReply = {
-  /** Float32 [A,H], unweighted, in the order of the assignments. */
-  rows: Float32Array
+/** Rows [A,H] of the frame's kind, unweighted, in the order of the assignments. */
+export type ExpertReply = TokenRows & {
   finite: boolean
   computeUs: number
   waitUs: number
@@ -48,8 +47,8 @@ export type Sent = {
 export type SendOptions = { deadlineMs: number; signal?: AbortSignal }
 
 type Outstanding = {
-  /** Values due. */
-  length: number
+  /** Values and scales due. */
+  due: { values: number; scales: number }
   resolve(reply: ExpertReply): void
   reject(error: MeshError): void
 }
@@ -90,10 +89,11 @@ export class WorkerChannel {
     const shmOffset = this.#regions?.put(call, bytesOf(frame.rows), replyBytes(frame)) ?? 0
     const bytes = encodeRequest({ ...bare, call, model, deadlineMs: Math.ceil(deadlineMs), frame, shmOffset })
     const reply = new Promise<ExpertReply>((resolve, reject) => {
-      const length = frame.rowIndex.length * frame.hidden
+      const scales = frame.rowScale ? frame.rowIndex.length : 0
+      const due = { values: frame.rowIndex.length * frame.hidden, scales }
       const end = this.#limit(call, options)
       this.#outstanding.set(call, {
-        length,
+        due,
         resolve: (value) => {
           end()
           resolve(value)
@@ -140,7 +140,7 @@ export class WorkerChannel {
   /** A request with only a call number, answered as soon as it is read. */
   #ask(outbox: Outbox, waiting: Pick<Outstanding, 'resolve' | 'reject'>): number {
     const call = this.#nextCall()
-    this.#outstanding.set(call, { length: 0, ...waiting })
+    this.#outstanding.set(call, { due: { values: 0, scales: 0 }, ...waiting })
     outbox.ask(call, encodeRequest({ ...bare, call }))
     return call
   }
@@ -239,12 +239,14 @@ export class WorkerChannel {
   #settle(response: ForwardResponse, bytes: number): void {
     const waiting = this.#take(response.call)
     if (!waiting) return
-    const { rows, computeUs, waitUs } = response
+    const { rows, rowScale, computeUs, waitUs } = response
+    const [values, scales] = [rows.length, rowScale?.length ?? 0]
     if (response.code !== 0) waiting.reject(refused(this.address, response))
-    else if (rows.length !== waiting.length) {
-      const cause = `worker ${this.address} answered ${rows.length} values where ${waiting.length} were due`
+    else if (values !== waiting.due.values || scales !== waiting.due.scales) {
+      const due = `${waiting.due.values} and ${waiting.due.scales} were due`
+      const cause = `worker ${this.address} answered ${values} values and ${scales} scales where ${due}`
       waiting.reject(new MeshError(Code.DATA_LOSS, cause))
-    } else waiting.resolve({ rows, finite: allFinite(rows), computeUs, waitUs, bytes })
+    } else waiting.resolve({ rows, rowScale, finite: finiteRows(response), computeUs, waitUs, bytes })
   }
 
   /** Every outstanding call fails; the next send opens another stream. */

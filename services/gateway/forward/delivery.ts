@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { Code, MeshError } from '../../../shared/errors.ts'
+import { rowBytes, type TokenRows } from '../../../shared/model/rows.ts'
 import type { Attended } from './attend.ts'
 import type { Arrived, DispatchLimits, Handle, Reply, Runner, Runners } from './dispatch.ts'
 import { examine } from './examine.ts'
@@ -30,7 +31,7 @@ export class Delivery implements Handle {
   frames = 0
   readonly #job: Job
   readonly #lots = new Set<Lot>()
-  readonly #sources: Float32Array[] = []
+  readonly #sources: TokenRows[] = []
   readonly #by: Runner[] = []
   readonly #source: Uint32Array
   readonly #offset: Uint32Array
@@ -53,12 +54,12 @@ export class Delivery implements Handle {
   readonly #assignmentsMax: number
 
   constructor(job: Job) {
-    const { routes, limits, hidden } = job
+    const { routes, limits, hidden, attended } = job
     this.#job = job
     this.#remaining = routes.ids.reduce((count, id) => (id === DROPPED ? count : count + 1), 0)
     this.#source = new Uint32Array(routes.ids.length).fill(NOBODY)
     this.#offset = new Uint32Array(routes.ids.length)
-    const width = hidden * Float32Array.BYTES_PER_ELEMENT
+    const width = attended.scale ? hidden + 4 : hidden * 4
     this.#assignmentsMax = Math.max(1, Math.floor(limits.frameBytesMax / (width + 8)))
     this.rows = new Promise((resolve, reject) => {
       this.#resolve = resolve
@@ -127,7 +128,7 @@ export class Delivery implements Handle {
     )
     const { overdueMs } = runners.patience(runner, assignments.length)
     if (overdueMs < limits.timeoutMs) lot.timer = setTimeout(() => this.#overdue(lot), overdueMs)
-    this.requestBytes += frame.rows.byteLength + (frame.rowScale?.byteLength ?? 0) + 8 * assignments.length
+    this.requestBytes += rowBytes(frame) + 8 * assignments.length
     return Promise.race([written, released])
   }
 
@@ -159,8 +160,8 @@ export class Delivery implements Handle {
   }
 
   /** Puts the rows of a reply in their places, unless others came first. */
-  #take(lot: Lot, { rows, computeUs }: Reply): void {
-    const index = this.#sources.push(rows) - 1
+  #take(lot: Lot, { rows, rowScale, computeUs }: Reply): void {
+    const index = this.#sources.push({ rows, rowScale }) - 1
     this.#by.push(lot.runner)
     this.#computeUs = Math.max(this.#computeUs, computeUs)
     for (const [i, assignment] of lot.assignments.entries()) {

@@ -1,13 +1,13 @@
 import type { ExpertFrame } from '../../../shared/model/experts.ts'
+import type { TokenRows } from '../../../shared/model/rows.ts'
 import type { Attended } from './attend.ts'
 import { Delivery } from './delivery.ts'
 import type { Routes } from './route.ts'
 
 /** A call to a runner. written: its last byte has left, so that a kernel may block this thread. */
 export type Call = { written: Promise<void>; reply: Promise<Reply> }
-export type Reply = {
-  /** Float32 [A,H], unweighted, in the order of the assignments. */
-  rows: Float32Array
+/** Rows [A,H], unweighted, in the order of the assignments. */
+export type Reply = TokenRows & {
   finite: boolean
   /** Of the answer on the wire. */
   bytes: number
@@ -57,12 +57,7 @@ export type Runners = {
   /** Somebody to run again, to compare, what `by` ran; null when no comparison is due. */
   examiner(layer: number, expert: number, assignments: number, by: Runner): Runner | null
   /** `runner` ran what `by` had run; rows null: it did not. */
-  examined(
-    runner: Runner,
-    by: Runner,
-    frame: ExpertFrame,
-    rows: { again: Float32Array | null; first: Float32Array },
-  ): void
+  examined(runner: Runner, by: Runner, frame: ExpertFrame, rows: { again: TokenRows | null; first: TokenRows }): void
 }
 
 export type DispatchLimits = {
@@ -73,7 +68,7 @@ export type DispatchLimits = {
 }
 
 /** The experts' unweighted rows: assignment a = t·K + k is sources[source[a]] from offset[a] on, H values; NOBODY's where it was dropped. */
-export type AssignmentRows = { sources: readonly Float32Array[]; source: Uint32Array; offset: Uint32Array }
+export type AssignmentRows = { sources: readonly TokenRows[]; source: Uint32Array; offset: Uint32Array }
 
 /** What has come back: the rows, the name of the runner that each source is from, and the longest that a runner's kernels took. */
 export type Arrived = AssignmentRows & { names: readonly string[]; computeMs: number }

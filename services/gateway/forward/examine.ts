@@ -1,3 +1,4 @@
+import { pickRows } from '../../../shared/model/rows.ts'
 import type { Attended } from './attend.ts'
 import type { AssignmentRows, DispatchLimits, Runner, Runners } from './dispatch.ts'
 import { makeFrame, NOBODY } from './lot.ts'
@@ -25,15 +26,14 @@ export const examine = (done: Done, rows: AssignmentRows, by: (assignment: numbe
   const examiner = runners.examiner(layer, routes.ids[assignment], routes.ids.length, first)
   if (!examiner) return
   const frame = makeFrame(layer, hidden, attended, routes, [assignment])
-  const from = rows.offset[assignment]
-  const expected = rows.sources[rows.source[assignment]].slice(from, from + hidden)
+  const expected = pickRows(rows.sources[rows.source[assignment]], [rows.offset[assignment] / hidden], hidden)
   const { overdueMs } = runners.patience(examiner, 1)
   const abort = new AbortController()
   const timer = setTimeout(() => abort.abort(), Math.min(overdueMs, limits.timeoutMs))
   examiner
     .send(frame, { deadlineMs: limits.timeoutMs, signal: abort.signal })
     .reply.then(
-      (reply) => runners.examined(examiner, first, frame, { again: reply.rows, first: expected }),
+      (reply) => runners.examined(examiner, first, frame, { again: reply, first: expected }),
       () => runners.examined(examiner, first, frame, { again: null, first: expected }),
     )
     .finally(() => clearTimeout(timer))

@@ -1,4 +1,5 @@
 import type { ExpertFrame } from '../../../shared/model/experts.ts'
+import { pickRows } from '../../../shared/model/rows.ts'
 import type { Attended } from './attend.ts'
 import type { Runner, Runners } from './dispatch.ts'
 import { DROPPED, type Routes } from './route.ts'
@@ -102,13 +103,7 @@ export const makeFrame = (
     place.set(row, known)
     rowIndex[i] = known
   }
-  const rowCount = place.size
-  const sent = rows instanceof Float32Array ? new Float32Array(rowCount * hidden) : new Uint8Array(rowCount * hidden)
-  const rowScale = scale && new Float32Array(rowCount)
-  for (const [row, at] of place) {
-    sent.set(rows.subarray(row * hidden, (row + 1) * hidden), at * hidden)
-    if (rowScale && scale) rowScale[at] = scale[row]
-  }
+  const picked = pickRows({ rows, rowScale: scale }, [...place.keys()], hidden)
   const expert = Uint32Array.from(assignments, (a) => ids[a])
-  return { layer, rowCount, hidden, rows: sent, rowScale, rowIndex, expert }
+  return { layer, rowCount: place.size, hidden, ...picked, rowIndex, expert }
 }

@@ -1,20 +1,6 @@
 /** One thing a token stores per layer, [heads, dim]; cached as [heads, capacity, dim], the layout the Attention operator reads. */
 export type CacheArray = { heads: number; dim: number }
 
-/** A finite number times 0 is 0, anything else NaN, which no sum loses. Four sums at a time take half the time of one. */
-export function allFinite(values: Float32Array): boolean {
-  const whole = values.length - (values.length % 4)
-  let [a, b, c, d] = [0, 0, 0, 0]
-  for (let i = 0; i < whole; i += 4) {
-    a += values[i] * 0
-    b += values[i + 1] * 0
-    c += values[i + 2] * 0
-    d += values[i + 3] * 0
-  }
-  for (let i = whole; i < values.length; i++) a += values[i] * 0
-  return a + b + c + d === 0
-}
-
 /** Copies the first rows of every head from one capacity to another. */
 export function copyRows(from: Float32Array, to: Float32Array, { heads, dim }: CacheArray, rows: number): void {
   for (let head = 0; head < heads && rows > 0; head++) {

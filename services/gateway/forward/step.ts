@@ -1,5 +1,6 @@
 import type { ModelConfig } from '../../../shared/model/config.ts'
 import type { Rope } from '../../../shared/model/rope.ts'
+import { rowBytes } from '../../../shared/model/rows.ts'
 import { float32, type Session } from '../../../shared/model/session.ts'
 import type { Span } from '../batch/schedule.ts'
 import type { Sequence } from '../sequence.ts'
@@ -131,10 +132,10 @@ const runLayer = async (
     waitMs,
     expertsMs: Math.min(waitMs, Math.max(0, rows.computeMs - sharedMs)),
     combineMs: performance.now() - arrived,
-    bytes: handle.requestBytes + rows.sources.reduce((sum, { byteLength }) => sum + byteLength, 0),
+    bytes: handle.requestBytes + rows.sources.reduce((sum, source) => sum + rowBytes(source), 0),
   }
   forward.observe(layer, routes, rows, spent, batch.rows)
-  for (const done of [...rows.sources, ...(s ? [s] : [])]) scratch.give(done)
+  for (const done of [...rows.sources.map((source) => source.rows), ...(s ? [s] : [])]) scratch.give(done)
   return combined
 }
 

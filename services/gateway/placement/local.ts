@@ -24,5 +24,5 @@ const timed = async (experts: Experts, frame: ExpertFrame): Promise<Reply> => {
   const begun = performance.now()
   const rows = await experts.run(frame)
   // What is not finite was computed here by the very kernels that would compute it again.
-  return { rows, finite: true, bytes: 0, computeUs: Math.round((performance.now() - begun) * 1000) }
+  return { ...rows, finite: true, bytes: 0, computeUs: Math.round((performance.now() - begun) * 1000) }
 }

@@ -1,9 +1,10 @@
 import { convert } from '../../../shared/model/convert.ts'
 import { type ExpertFrame, type Experts, openExperts } from '../../../shared/model/experts.ts'
+import type { TokenRows } from '../../../shared/model/rows.ts'
 import type { EngineSetup } from '../port.ts'
 
 /** Computes single frames in this process, to settle which of two workers is wrong where they are of the gateway's own class. */
-export type Referee = { compute(frame: ExpertFrame): Promise<Float32Array>; close(): Promise<void> }
+export type Referee = { compute(frame: ExpertFrame): Promise<TokenRows>; close(): Promise<void> }
 
 /** Opens experts only when asked, one at a time, and lets them go again: it is hardly ever asked. */
 export const openReferee = (setup: Pick<EngineSetup, 'modelDir' | 'cacheDir' | 'precision' | 'threads'>): Referee => {

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { ExpertFrame } from '../../../shared/model/experts.ts'
+import { equalRows, type TokenRows } from '../../../shared/model/rows.ts'
 import type { Outcome, Runner, Runners } from '../forward/dispatch.ts'
 import type { Remote } from '../forward/remote.ts'
 import { Health, type State } from './health.ts'
@@ -37,7 +38,7 @@ export type RunnersOptions = {
   /** A worker's state has changed: whoever places experts should look. */
   onState(address: string, state: State): void
   /** Computes a frame here, to settle which of two workers is wrong. */
-  referee(frame: ExpertFrame): Promise<Float32Array>
+  referee(frame: ExpertFrame): Promise<TokenRows>
 }
 
 /** The workers of the topology as runners of experts: whom to ask, how they have done, who must be asked again. */
@@ -160,7 +161,7 @@ export class WorkerRunners implements Runners {
     const trial = this.#trials.delete(runner)
     const { again, first } = rows
     if (!again) return
-    if (!equal(again, first)) void this.#arbitrate(runner, by, frame, { again, first })
+    if (!equalRows(again, first)) void this.#arbitrate(runner, by, frame, { again, first })
     else if (trial) this.#recover(this.#of(runner))
   }
 
@@ -240,7 +241,7 @@ export class WorkerRunners implements Runners {
     runner: Runner,
     by: Runner,
     frame: ExpertFrame,
-    { again, first }: { again: Float32Array; first: Float32Array },
+    { again, first }: { again: TokenRows; first: TokenRows },
   ): Promise<void> {
     const { layer, expert } = frame
     const third = this.#holders(layer, expert[0]).find(
@@ -248,11 +249,11 @@ export class WorkerRunners implements Runners {
     )
     const signal = AbortSignal.timeout(OPINION_LIMIT_MS)
     const opinion = third
-      ? third.runner.send(frame, { deadlineMs: OPINION_LIMIT_MS, signal }).reply.then(({ rows }) => rows)
+      ? third.runner.send(frame, { deadlineMs: OPINION_LIMIT_MS, signal }).reply
       : this.#options.referee(frame)
     const truth = await opinion.catch(() => null)
     if (!truth) return
-    const [agrees, agreed] = [equal(truth, again), equal(truth, first)]
+    const [agrees, agreed] = [equalRows(truth, again), equalRows(truth, first)]
     // Three different answers, as of a GPU pair and this processor, settle nothing.
     if (agrees !== agreed) this.#condemn(agrees ? by : runner)
   }
@@ -289,6 +290,3 @@ const draw = (members: readonly Member[]): Member => {
   }
   return members[0]
 }
-
-const equal = (a: Float32Array, b: Float32Array): boolean =>
-  Buffer.from(a.buffer, a.byteOffset, a.byteLength).equals(Buffer.from(b.buffer, b.byteOffset, b.byteLength))

@@ -21,9 +21,9 @@ describe('an expert on a GPU', () => {
       },
     }
     for (const count of [1, 2, 63, 64, 65, 130]) {
-      const rows = normals(count * hidden, count)
-      const padded = await runExpert(watched, 'webgpu', rows, null, hidden)
-      expect(padded).toEqual(await runExpert(session, 'cpu', rows, null, hidden))
+      const rows = { rows: normals(count * hidden, count), rowScale: null }
+      const padded = await runExpert(watched, 'webgpu', rows, hidden)
+      expect(padded).toEqual(await runExpert(session, 'cpu', rows, hidden))
     }
     expect(seen).toEqual(Array(1 + 1 + 1 + 1 + 2 + 3).fill(64))
   })

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { merge, split } from '../../../services/worker/split.ts'
 import type { ExpertFrame } from '../../../shared/model/experts.ts'
+import { roomLike, type TokenRows } from '../../../shared/model/rows.ts'
 import { seeded } from '../../support/random.ts'
 
 const HIDDEN = 5
@@ -19,13 +20,13 @@ const randomFrame = (next: (limit: number) => number, int8: boolean): ExpertFram
   }
 }
 
-/** What stands in for experts: each adds its own number to the row, times its scale. Works on a frame or on a part of it. */
-const plainExperts = ({ rows, rowScale, rowIndex, expert }: ExpertFrame): Float32Array => {
-  const results = new Float32Array(expert.length * HIDDEN)
+/** What stands in for experts: each adds its own number to the row and to its scale. Works on a frame or on a part of it. */
+const plainExperts = (frame: ExpertFrame): TokenRows => {
+  const { rows, rowScale, rowIndex, expert } = frame
+  const results = roomLike(frame, expert.length, HIDDEN)
   for (const [i, row] of rowIndex.entries()) {
-    for (let h = 0; h < HIDDEN; h += 1) {
-      results[i * HIDDEN + h] = rows[row * HIDDEN + h] * (rowScale?.[row] ?? 1) + expert[i] * 1000
-    }
+    for (let h = 0; h < HIDDEN; h += 1) results.rows[i * HIDDEN + h] = rows[row * HIDDEN + h] + expert[i]
+    if (results.rowScale) results.rowScale[i] = (rowScale?.[row] ?? 0) + expert[i] * 1000
   }
   return results
 }

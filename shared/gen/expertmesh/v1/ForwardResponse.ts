@@ -12,6 +12,7 @@ export interface ForwardResponse {
   'padding'?: (Buffer | Uint8Array | string);
   'rows'?: (Buffer | Uint8Array | string);
   'shm_bytes'?: (number | string | Long);
+  'row_scale'?: (number | string)[];
 }
 
 export interface ForwardResponse__Output {
@@ -24,4 +25,5 @@ export interface ForwardResponse__Output {
   'padding': (Buffer);
   'rows': (Buffer);
   'shm_bytes': (number);
+  'row_scale': (number)[];
 }

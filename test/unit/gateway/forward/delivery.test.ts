@@ -22,7 +22,7 @@ const open = (peers: readonly Peer[], topology?: Topology) => {
       return peer
     },
     onState: (address, state) => states.push(`${address} ${state}`),
-    referee: async (frame) => expertRows(frame),
+    referee: async (frame) => ({ rows: expertRows(frame), rowScale: null }),
   })
   const all = [{ layer: LAYER, experts: [...Array(EXPERTS).keys()] }]
   const names = peers.map(({ name }) => name)
@@ -68,7 +68,7 @@ const run = async (
 const expectRows = ({ sources, source, offset }: Arrived, { attended, routes }: Work): void => {
   for (const [assignment, expert] of routes.ids.entries()) {
     const row = Math.floor(assignment / routes.topK)
-    const got = sources[source[assignment]].slice(offset[assignment], offset[assignment] + HIDDEN)
+    const got = sources[source[assignment]].rows.slice(offset[assignment], offset[assignment] + HIDDEN)
     const expected = attended.rows.slice(row * HIDDEN, (row + 1) * HIDDEN).map((value) => value + 1000 * LAYER + expert)
     expect(got).toEqual(expected)
   }
@@ -226,7 +226,7 @@ test('values that are not finite: from one worker it is that worker, from two it
 
   const alone = open([openPeer('alone', (frame) => ({ finite: false, rows: expertRows(frame).fill(nothing) }))])
   const { sources } = await run(alone.runners, work(1, 2))
-  expect(sources.every((rows) => rows.every(Number.isNaN))).toBe(true)
+  expect(sources.every(({ rows }) => rows.every(Number.isNaN))).toBe(true)
   expect(alone.states).toEqual([])
 })
 
