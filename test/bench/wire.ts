@@ -9,7 +9,7 @@ import { addJson, writeFigures } from './runs.ts'
 const ROWS = [1, 8, 64, 512]
 
 /** Rows go out as the experts take them and come back as they give them. */
-const formats: Record<string, string> = { int8: 'uint8 + scale, back fp32', fp32: 'fp32, back fp32' }
+const formats: Record<string, string> = { int8: 'uint8 + scale', fp32: 'fp32' }
 
 const HELP = `
 Token rows of hidden width 2048 go to 2 workers over unix sockets, each row to 6 of 64 experts, and are combined again.

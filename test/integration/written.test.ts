@@ -134,3 +134,17 @@ it('a frame that waits to be written is forgotten when it is called off', async 
   await Promise.all([first.reply, third.reply])
   channel.close()
 })
+
+it('an answer in floats to a frame in bytes, as of a worker of another version, is data loss', async () => {
+  const address = await serve('127.0.0.1:0', () => {})
+  const channel = connectWorker({ address, token: null, maxFrameBytes: MAX_MESSAGE_BYTES })
+  const head = { layer: 0, rowCount: 1, hidden: HIDDEN, rowIndex: Uint32Array.of(0), expert: Uint32Array.of(0) }
+  const floats = { ...head, rows: new Float32Array(HIDDEN), rowScale: null }
+  const bytes = { ...head, rows: new Uint8Array(HIDDEN), rowScale: new Float32Array(1) }
+  await channel.send(floats, 'model', { deadlineMs: 0 }).reply
+  await expect(channel.send(bytes, 'model', { deadlineMs: 0 }).reply).rejects.toMatchObject({
+    code: Code.DATA_LOSS,
+    message: expect.stringContaining('0 scales where 1024 and 1 were due'),
+  })
+  channel.close()
+})
