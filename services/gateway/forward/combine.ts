@@ -1,10 +1,9 @@
 import type { TokenRows } from '../../../shared/model/rows.ts'
+import { rowKernel } from '../../../shared/model/simd.ts'
 import type { AssignmentRows } from './dispatch.ts'
 import { NOBODY } from './lot.ts'
 import type { Routes } from './route.ts'
 import { scratch } from './scratch.ts'
-
-const { fround } = Math
 
 /**
  * The residual stream after a layer's FFN: h + ((Σ_k weight·row) + shared), [T,H]. Every product and every sum is rounded to
@@ -20,70 +19,29 @@ export function combine(
   { sources, source, offset }: AssignmentRows,
   hidden: number,
 ): Float32Array {
-  const out = scratch.floats(h.length).fill(0)
-  for (let begin = 0, assignment = 0; begin < h.length; begin += hidden) {
-    for (let k = 0; k < topK; k++, assignment++) {
-      if (source[assignment] === NOBODY) continue
-      add(out, begin, hidden, sources[source[assignment]], offset[assignment], weights[assignment])
+  const out = scratch.floats(h.length)
+  const kernel = rowKernel(hidden)
+  const { sum, floats, bytes } = kernel
+  const add = ({ rows, rowScale }: TokenRows, begin: number, weight: number): void => {
+    if (rows instanceof Float32Array) {
+      floats.set(rows.subarray(begin, begin + hidden))
+      kernel.addFloats(weight)
+    } else {
+      bytes.set(rows.subarray(begin, begin + hidden))
+      kernel.addBytes((weight * (rowScale?.[begin / hidden] ?? 0)) / 127)
     }
   }
-  if (shared) for (let i = 0; i < out.length; i++) out[i] = h[i] + fround(out[i] + shared[i])
-  else for (let i = 0; i < out.length; i++) out[i] = h[i] + out[i]
+  const residual = { rows: h, rowScale: null }
+  const own = shared && { rows: shared, rowScale: null }
+  for (let begin = 0, assignment = 0; begin < h.length; begin += hidden) {
+    sum.fill(0)
+    for (let k = 0; k < topK; k++, assignment++) {
+      if (source[assignment] === NOBODY) continue
+      add(sources[source[assignment]], offset[assignment], weights[assignment])
+    }
+    if (own) add(own, begin, 1)
+    add(residual, begin, 1)
+    out.set(sum, begin)
+  }
   return out
-}
-
-function add(
-  out: Float32Array,
-  begin: number,
-  length: number,
-  { rows, rowScale }: TokenRows,
-  offset: number,
-  weight: number,
-): void {
-  if (rows instanceof Float32Array) addScaled(out, begin, length, rows, offset, weight)
-  else addQuantised(out, begin, length, rows, offset, fround((weight * (rowScale?.[offset / length] ?? 0)) / 127))
-}
-
-/** out[begin + i] += weight·row[offset + i] for i < length; four at a time, which takes a quarter less time. */
-function addScaled(
-  out: Float32Array,
-  begin: number,
-  length: number,
-  row: Float32Array,
-  offset: number,
-  weight: number,
-): void {
-  const whole = length - (length % 4)
-  let i = 0
-  for (; i < whole; i += 4) {
-    const o = begin + i
-    const r = offset + i
-    out[o] += fround(weight * row[r])
-    out[o + 1] += fround(weight * row[r + 1])
-    out[o + 2] += fround(weight * row[r + 2])
-    out[o + 3] += fround(weight * row[r + 3])
-  }
-  for (; i < length; i++) out[begin + i] += fround(weight * row[offset + i])
-}
-
-/** The same with weight·(row − 128). */
-function addQuantised(
-  out: Float32Array,
-  begin: number,
-  length: number,
-  row: Uint8Array,
-  offset: number,
-  weight: number,
-): void {
-  const whole = length - (length % 4)
-  let i = 0
-  for (; i < whole; i += 4) {
-    const o = begin + i
-    const r = offset + i
-    out[o] += fround(weight * (row[r] - 128))
-    out[o + 1] += fround(weight * (row[r + 1] - 128))
-    out[o + 2] += fround(weight * (row[r + 2] - 128))
-    out[o + 3] += fround(weight * (row[r + 3] - 128))
-  }
-  for (; i < length; i++) out[begin + i] += fround(weight * (row[offset + i] - 128))
 }

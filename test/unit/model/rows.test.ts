@@ -34,7 +34,8 @@ describe('rows of bytes', () => {
         const scale = rowScale?.[Math.floor(at / hidden)] ?? Number.NaN
         const value = ((rows[at] - 128) * scale) / 127
         const exact = values[at] === 0 || Math.abs(values[at]) === scale
-        expect(Math.abs(value - values[at])).toBeLessThanOrEqual(exact ? 0 : (scale / 254) * (1 + 1e-6))
+        // A quotient in fp32 may lie on the other side of a half.
+        expect(Math.abs(value - values[at])).toBeLessThanOrEqual(exact ? 0 : (scale / 254) * (1 + 1e-4))
       }
     }
   })
