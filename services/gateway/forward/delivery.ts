@@ -218,7 +218,8 @@ export class Delivery implements Handle {
   #overdue(lot: Lot): void {
     const { runners, layer, routes } = this.#job
     lot.release()
-    const avoid = new Set([...this.#avoid, lot.runner])
+    // One whose values are doubted is no second opinion on them.
+    const avoid = new Set([...this.#avoid, lot.runner, ...this.#doubtful.values()])
     const outstanding = this.#outstanding(lot)
     const { lots, homeless } = spread(runners, layer, routes, outstanding, { avoid })
     if (homeless.length < outstanding.length && runners.mayHedge()) {

@@ -230,6 +230,24 @@ test('values that are not finite: from one worker it is that worker, from two it
   expect(alone.states).toEqual([])
 })
 
+test('whose values are not finite is not asked again because another is late with them', async () => {
+  let spoilt = false
+  const broken = openPeer('broken', (frame) =>
+    spoilt ? { finite: false, rows: expertRows(frame).fill(Number.NaN) } : {},
+  )
+  const late = openPeer('late', async () => {
+    if (spoilt) await delay(200)
+    return {}
+  })
+  const { runners } = open([broken, late])
+  await warmUp(runners)
+  spoilt = true
+  for (let seed = 0; seed < 3; seed++) {
+    const some = work(seed, 5)
+    expectRows(await run(runners, some), some)
+  }
+})
+
 test('a worker whose values are finite and wrong is found by audit and never asked again', async () => {
   const liar = openPeer('liar', (frame) => ({ rows: expertRows(frame).map((value) => value + 1) }))
   const { runners, states } = open([liar, openPeer('sound')])
