@@ -31,11 +31,13 @@ export type Spoil = (response: ForwardResponse) => ForwardResponse | null | Prom
 /** Rows as they are: a sound worker. */
 export const sound: Spoil = (response) => response
 
-const withRows = (response: ForwardResponse, rows: TokenRows['rows']): ForwardResponse => ({
-  ...response,
-  rows,
-  crc: checksum({ ...response, rows }),
-})
+const withRows = (response: ForwardResponse, rows: Partial<TokenRows>): ForwardResponse => {
+  const changed = { ...response, ...rows }
+  return { ...changed, crc: checksum(changed) }
+}
+
+/** The first of them is no number. */
+const spoilt = (values: Float32Array): Float32Array => values.map((value, i) => (i === 0 ? Number.NaN : value))
 
 /** Ways in which a worker is broken. */
 export const spoils = {
@@ -45,18 +47,14 @@ export const spoils = {
     if (rows.length > 0) bytesOf(rows)[0] ^= 1
     return { ...response, rows }
   },
-  short: (response) => withRows(response, response.rows.slice(0, Math.max(0, response.rows.length - 1))),
-  notFinite: (response) =>
-    withRows(
-      response,
-      response.rows.map((value, i) => (i === 0 ? Number.NaN : value)),
-    ),
+  short: (response) => withRows(response, { rows: response.rows.slice(0, Math.max(0, response.rows.length - 1)) }),
+  notFinite: (response) => {
+    const { rows, rowScale } = response
+    if (rowScale) return withRows(response, { rowScale: spoilt(rowScale) })
+    return rows instanceof Float32Array ? withRows(response, { rows: spoilt(rows) }) : response
+  },
   /** Finite, with a checksum that fits, and wrong. */
-  wrong: (response) =>
-    withRows(
-      response,
-      response.rows.map((value) => value * 1.5),
-    ),
+  wrong: (response) => withRows(response, { rows: response.rows.map((value) => value * 1.5) }),
 } satisfies Record<string, Spoil>
 
 export type Relay = {
