@@ -17,8 +17,11 @@ const ROWS_MIN = 2_000
 const GAIN_MIN = 0.05
 /** Loads of one rebalance: the rest waits for the next. */
 const LOADS_MAX = 256
-/** A worker whose kernels ran at least this share of the time that the busiest worker's did was as busy as that one. */
-const BUSY_SHARE = 0.8
+/**
+ * A worker whose kernels ran at least this share of the time that the busiest worker's did was as busy as that one. Small enough that
+ * all are, once the load is about level: else a start that was measured wrong would be believed for ever.
+ */
+const BUSY_SHARE = 0.6
 
 /** A worker as balancing sees it. */
 export type Balanceable = {
