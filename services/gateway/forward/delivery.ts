@@ -36,7 +36,7 @@ export class Delivery implements Handle {
   readonly #source: Uint32Array
   readonly #offset: Uint32Array
   #remaining: number
-  /** Runners that failed here; forgiven once there is nobody else. */
+  /** Runners that failed here; forgiven, as those in doubt are, once there is nobody else. */
   readonly #avoid = new Set<Runner>()
   readonly #homeless = new Set<number>()
   #looking = false
@@ -80,10 +80,15 @@ export class Delivery implements Handle {
     await Promise.all(written)
   }
 
+  /** Who failed here, and whose values are doubted: none of those is a second opinion while there is another. */
+  #distrusted(): Set<Runner> {
+    return new Set([...this.#avoid, ...this.#doubtful.values()])
+  }
+
   /** Sends assignments, ascending by expert, to whoever holds them; those that nobody takes wait. */
   #send(assignments: readonly number[] | Uint32Array): Promise<void>[] {
     const { runners, layer, routes } = this.#job
-    const { lots, homeless } = spread(runners, layer, routes, assignments, { avoid: this.#avoid })
+    const { lots, homeless } = spread(runners, layer, routes, assignments, { avoid: this.#distrusted() })
     if (homeless.length > 0) {
       for (const assignment of homeless) this.#homeless.add(assignment)
       void this.#look()
@@ -218,9 +223,8 @@ export class Delivery implements Handle {
   #overdue(lot: Lot): void {
     const { runners, layer, routes } = this.#job
     lot.release()
-    // One whose values are doubted is no second opinion on them.
-    const avoid = new Set([...this.#avoid, lot.runner, ...this.#doubtful.values()])
     const outstanding = this.#outstanding(lot)
+    const avoid = this.#distrusted().add(lot.runner)
     const { lots, homeless } = spread(runners, layer, routes, outstanding, { avoid })
     if (homeless.length < outstanding.length && runners.mayHedge()) {
       lot.hedged = true
@@ -253,6 +257,7 @@ export class Delivery implements Handle {
       if (this.#ended) return
       if (performance.now() > giveUpAt) return this.#fail(this.#missing())
       this.#avoid.clear()
+      this.#doubtful.clear()
       // They came from frames that failed one after the other, and leave together.
       const homeless = byExpert(routes).filter((a) => this.#homeless.has(a) && this.#source[a] === NOBODY)
       this.#homeless.clear()

@@ -248,6 +248,25 @@ test('whose values are not finite is not asked again because another is late wit
   }
 })
 
+test.each([
+  ['fails', failing(Code.UNAVAILABLE)],
+  ['is silent', silence],
+])('whose values are not finite is no second opinion where another %s and a third is sound', async (_, script) => {
+  let spoilt = false
+  const broken = openPeer('broken', (frame) =>
+    spoilt ? { finite: false, rows: expertRows(frame).fill(Number.NaN) } : {},
+  )
+  const other = openPeer('other', (frame, call) => (spoilt ? script(frame, call) : {}))
+  for (let seed = 0; seed < 10; seed++) {
+    const { runners } = open([broken, other, openPeer('sound')])
+    await warmUp(runners)
+    spoilt = true
+    const some = work(seed, 1, 1)
+    expectRows(await run(runners, some), some)
+    spoilt = false
+  }
+})
+
 test('a worker whose values are finite and wrong is found by audit and never asked again', async () => {
   const liar = openPeer('liar', (frame) => ({ rows: expertRows(frame).map((value) => value + 1) }))
   const { runners, states } = open([liar, openPeer('sound')])
