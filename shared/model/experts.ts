@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import { Code, MeshError } from '../errors.ts'
 import type { ModelConfig, Precision } from './config.ts'
+import { type Group, type KernelOptions, openKernels, runExpert } from './kernels.ts'
 import { modelHash, openModel } from './open.ts'
 import { type LayerExperts, partGraph, shardName } from './part.ts'
-import { pickRows, roomLike, storeRows, type TokenRows } from './rows.ts'
-import { type Device, float32, openSession, type Session, uint8 } from './session.ts'
+import { roomLike, storeRows, type TokenRows } from './rows.ts'
+import type { Device, Session } from './session.ts'
 import { shardFolder } from './shard.ts'
 
 /** Token rows of one layer [T,H], each once, and the assignments: row rowIndex[i] goes through expert expert[i]. */
@@ -32,12 +33,10 @@ export type Experts = {
   close(): Promise<void>
 }
 
-export type ExpertsOptions = {
+export type ExpertsOptions = KernelOptions & {
   modelDir: string
   cacheDir: string
   precision: Precision
-  device: Device
-  threads: number
 }
 
 /** @throws MeshError FAILED_PRECONDITION for int8 on a device that is not the CPU. */
@@ -49,36 +48,32 @@ export const openExperts = async (options: ExpertsOptions): Promise<Experts> => 
   const folder = shardFolder(cacheDir, await modelHash(model, precision, cacheDir))
   await model.close()
   const shardBytes = partGraph(config, { kind: 'expert', layer: 0, expert: 0 }, precision).shardBytes
+  const kernels = await openKernels({ device, threads })
   const sessions = new Map<string, Session>()
 
   const load = async (layer: number, expert: number): Promise<void> => {
     if (sessions.has(key(layer, expert))) return
-    const part = { kind: 'expert', layer, expert } as const
-    const session = await openSession(partGraph(config, part, precision), {
-      folder,
-      shard: shardName(part),
-      threads,
-      device,
-      frugal: true,
-    })
+    const shard = shardName({ kind: 'expert', layer, expert })
+    const session = await kernels.open({ config, precision, folder, shard })
     const bytes = { rows: new Uint8Array(config.hidden), rowScale: new Float32Array(1) }
     const floats = { rows: new Float32Array(config.hidden), rowScale: null }
-    await runExpert(session, device, precision === 'int8' ? bytes : floats, config.hidden)
+    await runExpert(kernels, session, precision === 'int8' ? bytes : floats, config.hidden)
     sessions.set(key(layer, expert), session)
   }
 
   const run = async (frame: ExpertFrame): Promise<TokenRows> => {
     const { rowIndex, expert, hidden, layer } = frame
     const results = roomLike(frame, rowIndex.length, hidden)
+    const groups: Group[] = []
     for (let begin = 0; begin < expert.length; ) {
       let end = begin + 1
       while (end < expert.length && expert[end] === expert[begin]) end++
       const session = sessions.get(key(layer, expert[begin]))
       assert(session, `expert ${expert[begin]} of layer ${layer} is not held`)
-      const x = pickRows(frame, rowIndex.subarray(begin, end), hidden)
-      storeRows(await runExpert(session, device, x, hidden), results, hidden, begin)
+      groups.push({ expert: session, index: rowIndex.subarray(begin, end) })
       begin = end
     }
+    await kernels.run(frame, hidden, groups, (values, begin) => storeRows(values, results, hidden, begin))
     return results
   }
 
@@ -99,6 +94,7 @@ export const openExperts = async (options: ExpertsOptions): Promise<Experts> => 
     async close() {
       for (const session of sessions.values()) await session.close()
       sessions.clear()
+      await kernels.close()
     },
   }
 }
@@ -121,41 +117,4 @@ const heldExperts = (keys: readonly string[]): { layer: number; experts: number[
     layer,
     experts: experts.sort((a, b) => a - b),
   }))
-}
-
-/**
- * A GPU picks its kernel by the number of rows, and kernels add up in different orders. So every run there has this many, the last
- * ones zero, and a row's bits cannot depend on how many came with it.
- */
-const GPU_ROWS = 64
-
-/** One expert over rows [n,hidden]; float32 [n,hidden]. Blocks the thread while the kernels run. */
-export const runExpert = async (
-  session: Session,
-  device: Device,
-  { rows, rowScale }: TokenRows,
-  hidden: number,
-): Promise<Float32Array> => {
-  const count = rows.length / hidden
-  if (rows instanceof Uint8Array) {
-    assert(rowScale && device === 'cpu')
-    const { y } = await session.run({ rows: uint8(rows, [count, hidden]), scale: float32(rowScale, [count, 1]) })
-    return y.data as Float32Array
-  }
-  if (device !== 'cpu') return runPadded(session, rows, hidden)
-  const { y } = await session.run({ rows: float32(rows, [count, hidden]) })
-  return y.data as Float32Array
-}
-
-const runPadded = async (session: Session, rows: Float32Array, hidden: number): Promise<Float32Array> => {
-  const results = new Float32Array(rows.length)
-  const block = new Float32Array(GPU_ROWS * hidden)
-  for (let begin = 0; begin < rows.length; begin += block.length) {
-    const part = rows.subarray(begin, begin + block.length)
-    block.set(part)
-    block.fill(0, part.length)
-    const { y } = await session.run({ rows: float32(block, [GPU_ROWS, hidden]) })
-    results.set((y.data as Float32Array).subarray(0, part.length), begin)
-  }
-  return results
 }

@@ -4,19 +4,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Code, MeshError } from '../errors.ts'
 import type { ModelConfig, Precision } from './config.ts'
-import { runExpert } from './experts.ts'
 import { attentionGraph, outputGraph, projectGraph } from './graph/attend.ts'
 import { expertGraph } from './graph/ffn.ts'
 import { inputRows, linear } from './graph/linear.ts'
 import { Graph } from './graph/onnx.ts'
+import { type KernelOptions, openKernels, runExpert } from './kernels.ts'
 import { roomLike, storeRows } from './rows.ts'
-import { type Device, float32, int64, openSession, type Session, type Tensor, uint8 } from './session.ts'
-
-/**
- * A process's numeric class is measured, not declared: fixed rows go through the real graphs, with the real session options, in blocks of
- * every size. Equal classes compute equal bits. A process whose result for a row depends on the rows beside it is refused.
- */
-export type ProbeOptions = { device: Device; threads: number }
+import { float32, int64, openSession, type Session, type Tensor, uint8 } from './session.ts'
 
 const HIDDEN = 96
 const ROWS = 64
@@ -74,26 +68,27 @@ export type Probed = {
   refused: ReadonlyMap<Precision, MeshError>
 }
 
-/** @throws MeshError FAILED_PRECONDITION when a row's fp32 result here depends on its neighbours: such a machine is of no use. */
-export const probe = async (options: ProbeOptions): Promise<Probed> => {
+/**
+ * A process's numeric class is measured, not declared: fixed rows go through the real graphs, with the real session options, in blocks of
+ * every size. Equal classes compute equal bits. A process whose result for a row depends on the rows beside it is refused.
+ * @throws MeshError FAILED_PRECONDITION when a row's fp32 result does: such a machine is of no use.
+ */
+export const probe = async (options: KernelOptions): Promise<Probed> => {
   const folder = await mkdtemp(join(tmpdir(), 'expertmesh-probe-'))
   const hash = createHash('sha256')
-  // A GPU runs experts alone, from float weights.
   const cpu = options.device === 'cpu'
   const check = async (name: string, graph: Graph, feeds: Feeds): Promise<void> => {
-    const session = await openProbe(folder, name, graph, options)
+    const session = await openSession(graph, { folder, shard: await writeShard(folder, name, graph), ...options })
     try {
-      await checkBlocks(name, cpu ? session.run : (inputs) => runOnDevice(session, options.device, inputs), feeds, hash)
+      await checkBlocks(name, session.run, feeds, hash)
       if (feeds === byteRows)
         await checkBlocks(`${name}, as answered`, (inputs) => answered(session, inputs), feeds, hash)
-      if (!cpu) await checkAccurate(graph, session, options.device)
     } finally {
       await session.close()
     }
   }
   const checkPrecision = async (precision: Precision): Promise<void> => {
     await check(`expert-${precision}`, expertGraph(config, precision), precision === 'int8' ? byteRows : floatRows)
-    if (!cpu) return
     await check(`project-${precision}`, projectGraph(config, precision), hiddenRows)
     await check(`output-${precision}`, outputGraph(config, 0, precision), mixedRows)
     // An int4 model's head is int8.
@@ -101,16 +96,17 @@ export const probe = async (options: ProbeOptions): Promise<Probed> => {
   }
   const refused = new Map<Precision, MeshError>()
   try {
-    await checkPrecision('fp32')
-    for (const precision of cpu ? (['int8', 'int4'] as const) : []) {
-      try {
-        await checkPrecision(precision)
-      } catch (error) {
-        refused.set(precision, MeshError.from(error))
-        hash.update(`no ${precision}`)
+    if (!cpu) await checkDevice(folder, options, hash)
+    else {
+      await checkPrecision('fp32')
+      for (const precision of ['int8', 'int4'] as const) {
+        try {
+          await checkPrecision(precision)
+        } catch (error) {
+          refused.set(precision, MeshError.from(error))
+          hash.update(`no ${precision}`)
+        }
       }
-    }
-    if (cpu) {
       await check('attention', attentionGraph(config, { causal: true, mask: 'none' }), cachedRows)
       await check('whole-attention', attentionGraph(config, { causal: false, mask: 'none' }), wholeRows)
       await check('gelu-expert', expertGraph(stacked, 'fp32'), floatRows)
@@ -168,12 +164,8 @@ const cachedRows: Feeds = (begin, end) => {
 /** The same, each seeing all of 100 keys. */
 const wholeRows: Feeds = (begin, end) => ({ ...cachedRows(begin, end), length: int64([100]) })
 
-export const openProbe = async (
-  folder: string,
-  name: string,
-  graph: Graph,
-  { device, threads }: ProbeOptions,
-): Promise<Session> => {
+/** Fixed weights for a graph, in a file of this name. */
+export const writeShard = async (folder: string, name: string, graph: Graph): Promise<string> => {
   const shard = Buffer.alloc(graph.shardBytes)
   for (const { type, offset, bytes } of graph.weights) {
     const values = wave(type === 'float32' ? bytes / 4 : bytes, offset)
@@ -181,7 +173,7 @@ export const openProbe = async (
     shard.set(new Uint8Array(stored.buffer), offset)
   }
   await writeFile(join(folder, name), shard)
-  return openSession(graph, { folder, shard: name, threads, device })
+  return name
 }
 
 const bytesOf = ({ data }: Tensor): Uint8Array => {
@@ -189,17 +181,30 @@ const bytesOf = ({ data }: Tensor): Uint8Array => {
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
 }
 
-/** As experts run there, padding included. */
-const runOnDevice = async (session: Session, device: Device, { rows: { data } }: Readonly<Record<string, Tensor>>) => {
-  const y = await runExpert(session, device, { rows: data as Float32Array, rowScale: null }, HIDDEN)
-  return { y: float32(y, [y.length / HIDDEN, HIDDEN]) }
+/** What a GPU runs: experts alone, in fp32. */
+const checkDevice = async (folder: string, options: KernelOptions, hash: Hash): Promise<void> => {
+  const graph = expertGraph(config, 'fp32')
+  const shard = await writeShard(folder, 'expert-fp32', graph)
+  const kernels = await openKernels(options)
+  const expert = await kernels.open({ config, precision: 'fp32', folder, shard })
+  const run = (x: Float32Array) => runExpert(kernels, expert, { rows: x, rowScale: null }, HIDDEN)
+  const runBlock: Session['run'] = async ({ rows: { data, dims } }) => ({
+    y: float32(await run(data as Float32Array), dims),
+  })
+  try {
+    await checkBlocks('expert-fp32', runBlock, floatRows, hash)
+    checkAccurate(graph, await run(rows), options)
+  } finally {
+    await expert.close()
+    await kernels.close()
+  }
 }
 
 /** The bytes that an int8 expert answers with. */
 const answered = async (session: Session, { rows, scale }: Readonly<Record<string, Tensor>>) => {
   const x = { rows: rows.data as Uint8Array, rowScale: scale.data as Float32Array }
   const y = roomLike(x, x.rowScale.length, HIDDEN)
-  storeRows(await runExpert(session, 'cpu', x, HIDDEN), y, HIDDEN, 0)
+  storeRows((await session.run({ rows, scale })).y.data as Float32Array, y, HIDDEN, 0)
   return { y: uint8(y.rows as Uint8Array, rows.dims), scale: float32(y.rowScale ?? new Float32Array(0), scale.dims) }
 }
 
@@ -228,7 +233,7 @@ const checkBlocks = async (name: string, run: Session['run'], feeds: Feeds, hash
 }
 
 /** The largest bytes of both signs, summed by the kernel and by exact integers: some processors saturate. */
-const checkExact = async (folder: string, options: ProbeOptions): Promise<void> => {
+const checkExact = async (folder: string, options: KernelOptions): Promise<void> => {
   const g = new Graph()
   g.output('y', linear(g, inputRows(g, HIDDEN, 'int8'), 'w', HIDDEN, HIDDEN), 'float32', ['T', HIDDEN])
   const shard = Buffer.alloc(g.shardBytes)
@@ -252,8 +257,7 @@ const checkExact = async (folder: string, options: ProbeOptions): Promise<void> 
 const LARGEST_ERROR = 1e-5
 
 /** The probe's expert on a device, against doubles: NVIDIA's libraries may take TF32 for fp32, for every row alike. */
-const checkAccurate = async (graph: Graph, session: Session, device: Device): Promise<void> => {
-  const y = await runExpert(session, device, { rows, rowScale: null }, HIDDEN)
+const checkAccurate = (graph: Graph, y: Float32Array, { device }: KernelOptions): void => {
   const [gate, up, down] = graph.weights.map(({ offset, bytes }) => wave(bytes / 4, offset))
   const lifted = product(rows, up, HIDDEN)
   const inner = product(rows, gate, HIDDEN).map((v, i) => (v / (1 + Math.exp(-v))) * lifted[i])

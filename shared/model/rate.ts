@@ -1,9 +1,9 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { runExpert } from './experts.ts'
 import { expertGraph } from './graph/ffn.ts'
-import { config, openProbe, type ProbeOptions, wave } from './probe.ts'
+import { type KernelOptions, openKernels, runExpert } from './kernels.ts'
+import { config, wave, writeShard } from './probe.ts'
 
 /** The expert whose speed is measured: large enough that its kernels, not their call, are what takes time. */
 const RATE_HIDDEN = 1024
@@ -16,16 +16,18 @@ const RATE_MS = 100
  * Token rows per second through one fixed expert while nothing holds the thread up: for comparing machines, not for planning. The
  * fastest run is neither one that a CPU quota stopped nor one that waited for its turn.
  */
-export const expertRate = async (options: ProbeOptions): Promise<number> => {
+export const expertRate = async (options: KernelOptions): Promise<number> => {
   const folder = await mkdtemp(join(tmpdir(), 'expertmesh-rate-'))
   const precision = options.device === 'cpu' ? 'int8' : 'fp32'
   const reference = { ...config, hidden: RATE_HIDDEN, moe: { ...config.moe, width: RATE_WIDTH } }
   try {
-    const session = await openProbe(folder, 'expert', expertGraph(reference, precision), options)
+    const kernels = await openKernels(options)
+    const shard = await writeShard(folder, 'expert', expertGraph(reference, precision))
+    const session = await kernels.open({ config: reference, precision, folder, shard })
     const length = RATE_ROWS * RATE_HIDDEN
     const rows = precision === 'int8' ? new Uint8Array(length).fill(200) : wave(length, 5)
     const rowScale = precision === 'int8' ? new Float32Array(RATE_ROWS).fill(1) : null
-    const run = (): Promise<unknown> => runExpert(session, options.device, { rows, rowScale }, RATE_HIDDEN)
+    const run = (): Promise<unknown> => runExpert(kernels, session, { rows, rowScale }, RATE_HIDDEN)
     // The first prepares what the others use.
     await run()
     let fastestMs = Number.POSITIVE_INFINITY
@@ -37,6 +39,7 @@ export const expertRate = async (options: ProbeOptions): Promise<number> => {
       begun = ended
     }
     await session.close()
+    await kernels.close()
     return (RATE_ROWS * 1000) / fastestMs
   } finally {
     await rm(folder, { recursive: true, force: true })

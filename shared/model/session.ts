@@ -22,6 +22,8 @@ export type SessionOptions = {
   device: Device
   /** Whether the memory of a run is given back after it. Without, every session keeps what its largest run needed: quicker for few. */
   frugal?: boolean
+  /** Whether outputs stay on the device, with WebGPU: feeds for other sessions, until dispose is called on them. run does not wait then. */
+  keep?: boolean
 }
 
 const ERRORS_ONLY = 3
@@ -75,7 +77,7 @@ const measureSaturation = async (): Promise<boolean> => {
 }
 
 const createSession = async (model: Uint8Array, options: SessionOptions): Promise<InferenceSession> => {
-  const { device, folder, threads, frugal = false } = options
+  const { device, folder, threads, frugal = false, keep = false } = options
   const saturating = device === 'cpu' && (await saturates())
   try {
     return await InferenceSession.create(model, {
@@ -83,6 +85,7 @@ const createSession = async (model: Uint8Array, options: SessionOptions): Promis
       executionProviders: [device],
       intraOpNumThreads: threads,
       enableCpuMemArena: !frugal,
+      ...(keep ? { preferredOutputLocation: 'gpu-buffer' } : {}),
       extra: {
         session: {
           model_external_initializers_file_folder_path: folder,
@@ -117,5 +120,6 @@ const cure: Record<Exclude<Device, 'cpu'>, string> = {
 /** float32 values of this shape; the array is used in place. */
 export const float32 = (data: Float32Array, dims: readonly number[]): Tensor => new Tensor('float32', data, dims)
 export const uint8 = (data: Uint8Array, dims: readonly number[]): Tensor => new Tensor('uint8', data, dims)
+export const int32 = (values: Int32Array): Tensor => new Tensor('int32', values, [values.length])
 export const int64 = (values: readonly number[]): Tensor =>
   new Tensor('int64', BigInt64Array.from(values, BigInt), [values.length])
