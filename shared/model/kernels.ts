@@ -67,12 +67,10 @@ export const runExpert = async (
 }
 
 const runRows = async (session: Session, { rows, rowScale }: TokenRows, hidden: number): Promise<Float32Array> => {
-  const count = rows.length / hidden
-  const { y } = await session.run(
-    rows instanceof Float32Array
-      ? { rows: float32(rows, [count, hidden]) }
-      : { rows: uint8(rows, [count, hidden]), scale: float32(rowScale ?? new Float32Array(0), [count, 1]) },
-  )
+  const dims = [rows.length / hidden, hidden]
+  if (rows instanceof Float32Array) return (await session.run({ rows: float32(rows, dims) })).y.data as Float32Array
+  assert(rowScale)
+  const { y } = await session.run({ rows: uint8(rows, dims), scale: float32(rowScale, [rowScale.length, 1]) })
   return y.data as Float32Array
 }
 
