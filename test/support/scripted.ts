@@ -17,7 +17,7 @@ export const expertRows = ({ layer, hidden, rows, rowIndex, expert }: ExpertFram
   return out
 }
 
-export const silence: Script = () => new Promise(() => {})
+export const silence = (): Promise<never> => new Promise(() => {})
 export const failing = (code: Code) => (): Promise<never> => Promise.reject(new MeshError(code, 'as scripted'))
 
 export const openPeer = (name: string, script: Script = () => ({})): Peer => {

@@ -230,40 +230,22 @@ test('values that are not finite: from one worker it is that worker, from two it
   expect(alone.states).toEqual([])
 })
 
-test('whose values are not finite is not asked again because another is late with them', async () => {
-  let spoilt = false
-  const broken = openPeer('broken', (frame) =>
-    spoilt ? { finite: false, rows: expertRows(frame).fill(Number.NaN) } : {},
-  )
-  const late = openPeer('late', async () => {
-    if (spoilt) await delay(200)
-    return {}
-  })
-  const { runners } = open([broken, late])
-  await warmUp(runners)
-  spoilt = true
-  for (let seed = 0; seed < 3; seed++) {
-    const some = work(seed, 5)
-    expectRows(await run(runners, some), some)
-  }
-})
-
 test.each([
-  ['fails', failing(Code.UNAVAILABLE)],
-  ['is silent', silence],
-])('whose values are not finite is no second opinion where another %s and a third is sound', async (_, script) => {
-  let spoilt = false
-  const broken = openPeer('broken', (frame) =>
-    spoilt ? { finite: false, rows: expertRows(frame).fill(Number.NaN) } : {},
-  )
-  const other = openPeer('other', (frame, call) => (spoilt ? script(frame, call) : {}))
-  for (let seed = 0; seed < 10; seed++) {
-    const { runners } = open([broken, other, openPeer('sound')])
+  ['is late', async () => delay(200, {}), []],
+  ['fails, while a third is sound', failing(Code.UNAVAILABLE), ['third']],
+  ['is silent, while a third is sound', silence, ['third']],
+])('whose values are not finite is no second opinion where another %s', async (_, script, sound) => {
+  for (let seed = 0; seed < 6; seed++) {
+    let spoilt = false
+    const broken = openPeer('broken', (frame) =>
+      spoilt ? { finite: false, rows: expertRows(frame).fill(Number.NaN) } : {},
+    )
+    const other = openPeer('other', () => (spoilt ? script() : {}))
+    const { runners } = open([broken, other, ...sound.map((name) => openPeer(name))])
     await warmUp(runners)
     spoilt = true
-    const some = work(seed, 1, 1)
+    const some = work(seed, 5)
     expectRows(await run(runners, some), some)
-    spoilt = false
   }
 })
 
