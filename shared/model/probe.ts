@@ -76,7 +76,6 @@ export type Probed = {
 export const probe = async (options: KernelOptions): Promise<Probed> => {
   const folder = await mkdtemp(join(tmpdir(), 'expertmesh-probe-'))
   const hash = createHash('sha256')
-  const cpu = options.device === 'cpu'
   const check = async (name: string, graph: Graph, feeds: Feeds): Promise<void> => {
     const session = await openSession(graph, { folder, shard: await writeShard(folder, name, graph), ...options })
     try {
@@ -96,7 +95,7 @@ export const probe = async (options: KernelOptions): Promise<Probed> => {
   }
   const refused = new Map<Precision, MeshError>()
   try {
-    if (!cpu) await checkDevice(folder, options, hash)
+    if (options.device !== 'cpu') await checkDevice(folder, options, hash)
     else {
       await checkPrecision('fp32')
       for (const precision of ['int8', 'int4'] as const) {

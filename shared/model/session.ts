@@ -113,7 +113,7 @@ const reason = (error: unknown): string => {
 
 const cure: Record<Exclude<Device, 'cpu'>, string> = {
   webgpu:
-    "On Linux, WebGPU needs a Vulkan driver and loader: install the GPU vendor's driver and libvulkan1. Debian has a slow driver that needs no GPU: apt-get install chromium libvulkan1, then set VK_ICD_FILENAMES=/usr/lib/chromium/vk_swiftshader_icd.json. Or use --device cpu.",
+    "On Linux, WebGPU needs a Vulkan driver and loader: install the GPU vendor's driver and libvulkan1 (NVIDIA's needs libegl1 too). Debian has a slow driver that needs no GPU: apt-get install chromium libvulkan1, then set VK_ICD_FILENAMES=/usr/lib/chromium/vk_swiftshader_icd.json. Or use --device cpu.",
   cuda: "CUDA needs Linux on x64 with an NVIDIA driver, CUDA 12, cuDNN 9 and ONNX Runtime's CUDA library, which ONNXRUNTIME_NODE_INSTALL=cuda12 node node_modules/onnxruntime-node/script/install.js fetches from nuget.org. Or use --device cpu.",
 }
 

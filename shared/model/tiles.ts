@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { tileGraph } from './graph/ffn.ts'
 import { Graph } from './graph/onnx.ts'
-import type { Kernels, OpenGraph } from './kernels.ts'
-import { float32, int32, type Tensor } from './session.ts'
+import type { Group, Kernels, OpenGraph } from './kernels.ts'
+import { float32, int32, type Session, type Tensor } from './session.ts'
 
 /**
  * A GPU picks its kernel by the number of rows, and kernels add up in different orders. So every run there has this many, and a row's
@@ -31,36 +31,46 @@ export const openTiles = async (open: OpenGraph): Promise<Kernels> => {
       assert(rows instanceof Float32Array)
       if (groups.length === 0) return
       const { x } = await place.run({ rows: float32(rows, [rows.length / hidden, hidden]) })
-      const tiles: Tensor[] = []
-      let wanted: number[] = []
-      let stored = 0
-      const flush = async (): Promise<void> => {
-        const feeds = Array.from({ length: TILES }, (_, i): [string, Tensor] => [`y${i}`, tiles[i] ?? tiles[0]])
-        const { y } = await fetch.run({ ...Object.fromEntries(feeds), index: int32(Int32Array.from(wanted)) })
-        store(y.data as Float32Array, stored)
-        stored += wanted.length
-        for (const tile of tiles.splice(0)) tile.dispose()
-        wanted = []
-      }
+      const tiles = groups.flatMap(cut)
       try {
-        for (const { expert, index } of groups)
-          for (let from = 0; from < index.length; from += GPU_ROWS) {
-            const tile = new Int32Array(GPU_ROWS)
-            const count = Math.min(GPU_ROWS, index.length - from)
-            tile.set(index.subarray(from, from + count))
-            for (let i = 0; i < count; i++) wanted.push(tiles.length * GPU_ROWS + i)
-            tiles.push((await expert.run({ x, index: int32(tile) })).y)
-            if (tiles.length === TILES) await flush()
-          }
-        if (tiles.length > 0) await flush()
+        for (let from = 0, stored = 0; from < tiles.length; from += TILES) {
+          const values = await runTiles(fetch, x, tiles.slice(from, from + TILES))
+          store(values, stored)
+          stored += values.length / hidden
+        }
       } finally {
-        for (const tensor of [x, ...tiles]) tensor.dispose()
+        x.dispose()
       }
     },
     async close() {
       await place.close()
       await fetch.close()
     },
+  }
+}
+
+/** A group in pieces of GPU_ROWS rows, the last of what is left. */
+const cut = ({ expert, index }: Group): Group[] =>
+  Array.from({ length: Math.ceil(index.length / GPU_ROWS) }, (_, i) => ({
+    expert,
+    index: index.subarray(i * GPU_ROWS, (i + 1) * GPU_ROWS),
+  }))
+
+/** At most TILES tiles over rows x on the device, and their results from there [n,H]. */
+const runTiles = async (fetch: Session, x: Tensor, tiles: readonly Group[]): Promise<Float32Array> => {
+  const results: Tensor[] = []
+  try {
+    for (const { expert, index } of tiles) {
+      const padded = new Int32Array(GPU_ROWS)
+      padded.set(index)
+      results.push((await expert.run({ x, index: int32(padded) })).y)
+    }
+    const feeds = Array.from({ length: TILES }, (_, i): [string, Tensor] => [`y${i}`, results[i] ?? results[0]])
+    const wanted = tiles.flatMap(({ index }, tile) => Array.from(index, (_, i) => tile * GPU_ROWS + i))
+    const { y } = await fetch.run({ ...Object.fromEntries(feeds), index: int32(Int32Array.from(wanted)) })
+    return y.data as Float32Array
+  } finally {
+    for (const result of results) result.dispose()
   }
 }
 

@@ -5,7 +5,7 @@ import { Graph, type Value } from './onnx.ts'
 /** down(act(gate·x) · (up·x)), or down(act(up·x)), over rows [T,H], width I: one routed expert. Output y [T,H]. */
 export const expertGraph = (config: ModelConfig, precision: Precision): Graph => {
   const g = new Graph()
-  const y = ffn(g, config, config.moe.width, inputRows(g, config.hidden, precision), precision)
+  const y = feedForward(g, config, config.moe.width, inputRows(g, config.hidden, precision), precision)
   g.output('y', y, 'float32', ['T', config.hidden])
   return g
 }
@@ -14,7 +14,10 @@ export const expertGraph = (config: ModelConfig, precision: Precision): Graph =>
 export const tileGraph = (config: ModelConfig, size: number): Graph => {
   const g = new Graph()
   const picked = g.op('Gather', [g.input('x', 'float32', ['T', config.hidden]), g.input('index', 'int32', [size])])
-  g.output('y', ffn(g, config, config.moe.width, asRows(g, picked, 'fp32'), 'fp32'), 'float32', [size, config.hidden])
+  g.output('y', feedForward(g, config, config.moe.width, asRows(g, picked, 'fp32'), 'fp32'), 'float32', [
+    size,
+    config.hidden,
+  ])
   return g
 }
 
@@ -23,14 +26,20 @@ export const sharedGraph = (config: ModelConfig, layer: number, precision: Preci
   const dense = config.layers[layer].ffn === 'dense'
   const width = dense ? config.denseWidth : config.moe.sharedWidth
   const g = new Graph()
-  const y = ffn(g, config, width, inputRows(g, config.hidden, precision), precision)
+  const y = feedForward(g, config, width, inputRows(g, config.hidden, precision), precision)
   const gated = !dense && config.moe.sharedGate
   const weighed = gated ? g.op('Mul', [y, g.input('share', 'float32', ['T', 1])]) : y
   g.output('y', weighed, 'float32', ['T', config.hidden])
   return g
 }
 
-const ffn = (g: Graph, { hidden, ffn }: ModelConfig, width: number, rows: Rows, precision: Precision): Value => {
+const feedForward = (
+  g: Graph,
+  { hidden, ffn }: ModelConfig,
+  width: number,
+  rows: Rows,
+  precision: Precision,
+): Value => {
   const gate = ffn.gated ? linear(g, rows, 'gate', hidden, width) : null
   const up = biased(g, rows, 'up', hidden, width, ffn.bias)
   const inner = gate ? g.op('Mul', [activate(g, gate, ffn.activation), up]) : activate(g, up, ffn.activation)

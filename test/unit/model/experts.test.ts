@@ -18,7 +18,8 @@ const { hidden } = config
 const EXPERTS = 3
 
 describe('experts on a GPU', () => {
-  // The graphs run on the CPU here, where a row's bits depend on nothing else: what is tested is how rows come and go, with results that stay there (WebGPU) and that do not (CUDA).
+  // The graphs run on the CPU here, where a row's bits depend on nothing else: what is tested is how rows come and go, with results
+  // that stay there (WebGPU) and that do not (CUDA).
   it('see tiles of one size, and give every row of a frame its own result', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'expertmesh-tiles-'))
     const sizes: number[] = []
@@ -33,7 +34,8 @@ describe('experts on a GPU', () => {
     const cpu = await openKernels({ device: 'cpu', threads: 1 })
     const kinds = [cpu, await openTiles(open), oneByOne(open, runPadded)]
     const sources = Array.from({ length: EXPERTS }, (_, expert) => ({ kind: 'expert', layer: 1, expert }) as const)
-    for (const part of sources) await writeShard(randomModel(config, 1), folder, 'fp32', part)
+    const model = randomModel(config, 1)
+    for (const part of sources) await writeShard(model, folder, 'fp32', part)
     const opened = await Promise.all(
       kinds.map((kernels) =>
         Promise.all(sources.map((part) => kernels.open({ config, precision: 'fp32', folder, shard: shardName(part) }))),
