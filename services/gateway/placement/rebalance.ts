@@ -132,16 +132,20 @@ export const openRebalance = (options: RebalanceOptions): Rebalance => {
 /**
  * Rows per second, in any unit. What a worker's kernels need per row shows its speed while it is kept busy; one that rests between
  * runs may look several times faster than it can keep up, under a CPU quota or on a processor that boosts. So busy workers count by
- * their work, the others by the start's measurement, on the scale of the busy ones.
+ * their work, the others by the start's measurement, on the scale of the busy ones: as far as their work bears it out, for a start is
+ * short. They can do no less than they did while the busiest had no rest, and no more than they did while they ran.
  */
 export const speedsOf = (workers: readonly Worked[]): number[] => {
   const busiestUs = Math.max(...workers.map(({ computeUs }) => computeUs))
   const busy = workers.filter(({ rows, computeUs }) => rows > 0 && computeUs >= BUSY_SHARE * busiestUs)
   const logScale = busy.map(({ rows, computeUs, rowsPerSecond }) => Math.log(rows / computeUs / rowsPerSecond))
   const scale = Math.exp(logScale.reduce((sum, each) => sum + each, 0) / Math.max(1, busy.length))
-  return workers.map((worker) =>
-    busy.includes(worker) ? worker.rows / worker.computeUs : scale * worker.rowsPerSecond,
-  )
+  return workers.map((worker) => {
+    const { rows, computeUs, rowsPerSecond } = worker
+    if (busy.includes(worker)) return rows / computeUs
+    const atStart = scale * rowsPerSecond
+    return rows > 0 ? Math.min(Math.max(atStart, rows / busiestUs), rows / computeUs) : atStart
+  })
 }
 
 /** No load: only what rules and missing copies ask for is done. */
