@@ -50,13 +50,15 @@ Examples:
 A worker holds nothing until a gateway tells it what to load. It says "listening ADDRESS" when it is ready.
 At SIGTERM it goes on answering until the gateways that use it have its experts elsewhere; at a second one it ends at once.`
 
+const COMPUTE_THREADS_MAX = 64
+
 type Flags = {
   listen: string
   models: string[]
   cache: string
   device: Device
   threads: number
-  computeThreads: number
+  computeThreads?: number
   memoryMib: number
   maxFrameMib: number
   maxQueuedFrames: number
@@ -98,7 +100,11 @@ export const workerCommand = (env: NodeJS.ProcessEnv = process.env): Command => 
     )
     .addOption(new Option('--device <device>', 'where experts run').choices(['cpu', 'webgpu', 'cuda']).default('cpu'))
     .option('--threads <n>', 'cores to use, all compute threads together', atLeast(1, 1024), cores)
-    .option('--compute-threads <n>', 'experts that run at the same time', atLeast(1, 64), 1)
+    .option(
+      '--compute-threads <n>',
+      'experts that run at the same time (default: --threads, or half of an even number above 2; 1 on a GPU)',
+      atLeast(1, COMPUTE_THREADS_MAX),
+    )
     .option(
       '--memory-mib <n>',
       'memory for held experts (default: 80 % of what this process may use)',
@@ -136,7 +142,7 @@ export const parseWorkerConfig = (argv: readonly string[], env: NodeJS.ProcessEn
   const command = workerCommand(env)
   command.parse([...argv], { from: 'user' })
   const flags = command.opts<Flags>()
-  const { listen, computeThreads, threads } = flags
+  const { listen, threads, computeThreads = computeThreadsOf(flags) } = flags
   for (const [flag, given] of [
     ['listen', listen],
     ['advertise', flags.advertise],
@@ -183,6 +189,12 @@ export const parseWorkerConfig = (argv: readonly string[], env: NodeJS.ProcessEn
     token,
     exposed,
   })
+}
+
+/** Small matrices: an expert's rows keep one core busy, or two, and a frame brings rows for several experts. */
+const computeThreadsOf = ({ device, threads }: Flags): number => {
+  if (device !== 'cpu') return 1
+  return Math.min(COMPUTE_THREADS_MAX, threads > 2 && threads % 2 === 0 ? threads / 2 : threads)
 }
 
 const checkAddress = (flag: string, given: string | undefined): void => {

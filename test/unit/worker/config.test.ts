@@ -33,6 +33,20 @@ describe("a worker's flags", () => {
   it('share the threads out among the compute threads', () => {
     const config = parseWorkerConfig(['--threads', '7', '--compute-threads', '3'], {})
     expect(config).toMatchObject({ computeThreads: 3, threadsPerLane: 2 })
+    const shared = ([threads, device = 'cpu']: string[]): number[] => {
+      const { computeThreads, threadsPerLane } = parseWorkerConfig(['--threads', threads, '--device', device], {})
+      return [computeThreads, threadsPerLane]
+    }
+    expect([['1'], ['2'], ['3'], ['4'], ['16'], ['16', 'webgpu']].map(shared)).toEqual([
+      ...[
+        [1, 1],
+        [2, 1],
+        [3, 1],
+        [2, 2],
+        [8, 2],
+      ],
+      [1, 16],
+    ])
     expect(() => parseWorkerConfig(['--threads', '2', '--compute-threads', '3'], {})).toThrow(
       /--threads of at least as many/,
     )
