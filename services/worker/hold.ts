@@ -1,3 +1,4 @@
+import type { Logger } from 'pino'
 import { Code, invalid, MeshError } from '../../shared/errors.ts'
 import type { ModelConfig } from '../../shared/model/config.ts'
 import { convert } from '../../shared/model/convert.ts'
@@ -26,6 +27,8 @@ export class Hold {
   readonly #models: ReadonlyMap<string, VisibleModel>
   readonly #lanes: readonly Lane[]
   readonly #cacheDir: string
+  readonly #needed: (model: string) => boolean
+  readonly #log: Logger
   readonly #entries = new Map<string, Entry>()
   readonly #stopping = new AbortController()
   /** One conversion at a time: it reads and writes as fast as the disk can. */
@@ -37,11 +40,16 @@ export class Hold {
     lanes: readonly Lane[]
     cacheDir: string
     memoryLimitBytes: number
+    /** Whether somebody needs what is held of this model: what nobody does makes room for other models. */
+    needed: (model: string) => boolean
+    log: Logger
   }) {
     this.#models = new Map(options.models.map((model) => [model.hash, model]))
     this.#lanes = options.lanes
     this.#cacheDir = options.cacheDir
     this.memoryLimitBytes = options.memoryLimitBytes
+    this.#needed = options.needed
+    this.#log = options.log
   }
 
   get visible(): string[] {
@@ -51,6 +59,11 @@ export class Hold {
   /** Bytes of experts here, on their way in, or on their way out. */
   get heldBytes(): number {
     return this.#reservedBytes
+  }
+
+  /** Of heldBytes, what would make room for experts of this model. */
+  idleBytes(model: string): number {
+    return this.#idle(model).reduce((sum, entry) => sum + entry.model.expertBytes, 0)
   }
 
   /** Experts that can run, by model. */
@@ -105,7 +118,10 @@ export class Hold {
   async load(hash: string, wanted: readonly LayerExperts[]): Promise<number> {
     const model = this.#visible(hash)
     for (const [layer, expert] of pairs(wanted)) checkExists(model.config, layer, expert)
-    const fresh = unique(wanted).filter(([layer, expert]) => !this.#entries.has(key(hash, layer, expert)))
+    const lacking = (): Pair[] =>
+      unique(wanted).filter(([layer, expert]) => !this.#entries.has(key(hash, layer, expert)))
+    if (!this.#fits(model, lacking())) await this.#makeRoom(model, lacking)
+    const fresh = lacking()
     this.#reserve(model, fresh)
     const converted = this.#convert(model, fresh)
     for (const [layer, expert] of fresh) this.#bring(model, layer, expert, converted)
@@ -139,10 +155,34 @@ export class Hold {
     throw new MeshError(Code.NOT_FOUND, `${cause}; start it with --models naming the same checkpoint and precision`)
   }
 
+  #fits({ expertBytes }: VisibleModel, fresh: readonly Pair[], roomBytes = 0): boolean {
+    return fresh.length * expertBytes <= this.memoryLimitBytes - this.#reservedBytes + roomBytes
+  }
+
+  /** Held experts of models that nobody needs and that are not this one, those first that came first. */
+  #idle(hash: string): Entry[] {
+    return [...this.#entries.values()].filter(
+      ({ model, held }) => held && model.hash !== hash && !this.#needed(model.hash),
+    )
+  }
+
+  /** Drops idle experts one by one until all fit that are lacking; none where they would not fit even so. */
+  async #makeRoom(model: VisibleModel, lacking: () => Pair[]): Promise<void> {
+    if (!this.#fits(model, lacking(), this.idleBytes(model.hash))) return
+    const dropped = new Map<string, number>()
+    for (let [entry] = this.#idle(model.hash); entry; [entry] = this.#idle(model.hash)) {
+      if (this.#fits(model, lacking())) break
+      await this.#drop(entry)
+      dropped.set(entry.model.hash, (dropped.get(entry.model.hash) ?? 0) + 1)
+    }
+    for (const [hash, experts] of dropped)
+      this.#log.info({ hash, experts, for: model.hash }, 'experts dropped: no gateway needs them, another model does')
+  }
+
   #reserve(model: VisibleModel, fresh: readonly Pair[]): void {
     const needed = fresh.length * model.expertBytes
     const free = this.memoryLimitBytes - this.#reservedBytes
-    if (needed > free) {
+    if (!this.#fits(model, fresh)) {
       const mib = (bytes: number): string => (bytes / 2 ** 20).toFixed(1)
       const [layer, expert] = fresh[Math.max(0, Math.floor(free / model.expertBytes))]
       const cause = `${fresh.length} experts need ${mib(needed)} MiB and ${mib(Math.max(0, free))} of ${mib(this.memoryLimitBytes)} MiB are free`

@@ -60,7 +60,8 @@ export const runWorker = async (
   const precisions = precisionsOf(device).filter((precision) => !refused.has(precision))
   const models = await visibleModels(config.modelFolders, { cacheDir, precisions, onRefused })
   const lanes = Array.from({ length: computeThreads }, () => new Lane({ cacheDir, device, threads }, onDeath))
-  const hold = new Hold({ models, lanes, cacheDir, memoryLimitBytes: config.memoryLimitBytes })
+  const needed = (model: string): boolean => watch.names(model)
+  const hold = new Hold({ models, lanes, cacheDir, memoryLimitBytes: config.memoryLimitBytes, needed, log })
   const forward = createForward(hold, lanes, config)
   const proto = loadProto('expert')
   const server = createServer({ token: config.token, maxMessageBytes: config.maxFrameBytes + FRAME_HEAD_BYTES })
@@ -68,7 +69,7 @@ export const runWorker = async (
   const quota = device === 'cpu' ? Math.min(1, coresQuota() / (computeThreads * threads)) : 1
   const rowsPerSecond = Math.round(quota * computeThreads * (await expertRate({ device, threads })))
   const facts = { device, numericClass, threads: computeThreads * threads, rowsPerSecond }
-  const holdings = () => holdingsOf(hold, facts, draining)
+  const holdings = (model: string) => holdingsOf(hold, facts, model, draining)
   const watch = openWatch(holdings)
   server.addService(expertService(proto), expertHandlers({ hold, forward, watch, holdings }))
   addReflection(server, proto)

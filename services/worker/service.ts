@@ -1,4 +1,5 @@
 import type { ServerUnaryCall, ServiceError, sendUnaryData, UntypedServiceImplementation } from '@grpc/grpc-js'
+import type { HoldingsRequest__Output } from '../../shared/gen/expertmesh/v1/HoldingsRequest.ts'
 import type { HoldingsResponse } from '../../shared/gen/expertmesh/v1/HoldingsResponse.ts'
 import type { LoadRequest__Output } from '../../shared/gen/expertmesh/v1/LoadRequest.ts'
 import type { LoadResponse } from '../../shared/gen/expertmesh/v1/LoadResponse.ts'
@@ -12,10 +13,12 @@ import type { Watch } from './watch.ts'
 /** What a worker says of itself besides what it holds. */
 export type WorkerFacts = { device: string; numericClass: string; threads: number; rowsPerSecond: number }
 
-export const holdingsOf = (hold: Hold, facts: WorkerFacts, draining: boolean): HoldingsResponse => ({
+/** As a gateway of this model is told. */
+export const holdingsOf = (hold: Hold, facts: WorkerFacts, model: string, draining: boolean): HoldingsResponse => ({
   models: hold.held(),
   visible: hold.visible,
   held_bytes: hold.heldBytes,
+  idle_bytes: hold.idleBytes(model),
   memory_limit_bytes: hold.memoryLimitBytes,
   device: facts.device,
   numeric_class: facts.numericClass,
@@ -25,7 +28,7 @@ export const holdingsOf = (hold: Hold, facts: WorkerFacts, draining: boolean): H
   loading: hold.loading(),
 })
 
-type Parts = { hold: Hold; forward: Forward; watch: Watch; holdings: () => HoldingsResponse }
+type Parts = { hold: Hold; forward: Forward; watch: Watch; holdings: (model: string) => HoldingsResponse }
 
 /** The handlers of ExpertService. */
 export const expertHandlers = ({ hold, forward, watch, holdings }: Parts): UntypedServiceImplementation => ({
@@ -42,7 +45,7 @@ export const expertHandlers = ({ hold, forward, watch, holdings }: Parts): Untyp
     if (unloaded > 0) watch.changed()
     return { unloaded, held_bytes: hold.heldBytes }
   }),
-  Holdings: unary(async () => holdings()),
+  Holdings: unary(async ({ model }: HoldingsRequest__Output) => holdings(model)),
   Watch: watch.serve,
 })
 

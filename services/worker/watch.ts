@@ -12,6 +12,8 @@ type WatchCall = ServerWritableStream<HoldingsRequest__Output, HoldingsResponse>
 /** Serves Watch. The calls that are open are the gateways that need this worker. */
 export type Watch = {
   serve(call: WatchCall): void
+  /** Whether a gateway needs this worker for this model. */
+  names(model: string): boolean
   /** Tells everyone now. */
   changed(): void
   /** Resolves when the last gateway has closed its call; new calls are refused from now on. At once where nobody watches. */
@@ -19,14 +21,14 @@ export type Watch = {
   close(): void
 }
 
-export const openWatch = (holdings: () => HoldingsResponse): Watch => {
+export const openWatch = (holdings: (model: string) => HoldingsResponse): Watch => {
   const calls = new Set<WatchCall>()
   let refusing = false
   let onUnwatched = (): void => {}
 
   const tell = (call: WatchCall): void => {
     // Who does not read misses beats: the next one says it all again.
-    if (!call.writableNeedDrain) call.write(holdings())
+    if (!call.writableNeedDrain) call.write(holdings(call.request.model))
   }
   const changed = (): void => calls.forEach(tell)
   const timer = setInterval(changed, BEAT_MS)
@@ -45,6 +47,7 @@ export const openWatch = (holdings: () => HoldingsResponse): Watch => {
       call.once('cancelled', () => forget(call))
       tell(call)
     },
+    names: (model) => [...calls].some((call) => call.request.model === model),
     changed,
     unwatched() {
       refusing = true

@@ -73,12 +73,12 @@ export const openFleet = async (
   checkRules(options.placementRules, space)
   const expertBytes = partGraph(config, { kind: 'expert', layer: 0, expert: 0 }, precision).shardBytes
   if (sources.length === 0) {
-    const found = await reachAll(workers, { token, limitMs })
+    const found = await reachAll(workers, { token, limitMs, model: hash })
     admit(workers.map((address, i) => ({ address, holdings: found[i] })))
     checkRoom(
       space,
       expertBytes,
-      found.map((holdings) => slotsOf(holdings, hash, expertBytes)),
+      found.map((holdings) => slotsOf(holdings, hash, expertBytes, true)),
     )
   }
   const fleet = new LiveFleet({ ...options, space, expertBytes, model: hash, log, admit }, [
@@ -97,11 +97,11 @@ export const openFleet = async (
 
 const reachAll = (
   addresses: readonly string[],
-  { token, limitMs }: { token: string | null; limitMs: number },
+  { token, limitMs, model }: { token: string | null; limitMs: number; model: string },
 ): Promise<Holdings[]> =>
   Promise.all(
     addresses.map(async (address) => {
-      const worker = controlWorker({ address, token })
+      const worker = controlWorker({ address, token, model })
       try {
         return await reachWorker(worker, { limitMs })
       } finally {

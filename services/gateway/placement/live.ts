@@ -23,14 +23,19 @@ import { wishesOf } from './rules.ts'
 import { openStandIn, type StandIn } from './standin.ts'
 import type { Holdings } from './workers.ts'
 
-/** Experts of this model that a worker has memory for, those it holds or is loading among them. */
+/**
+ * Experts of this model that a worker has memory for, those it holds or is loading among them; `urgent`: at the cost of models that no
+ * gateway needs.
+ */
 export const slotsOf = (
-  { memoryLimitBytes, heldBytes, models, loading }: Holdings,
+  { memoryLimitBytes, heldBytes, idleBytes, models, loading }: Holdings,
   model: string,
   expertBytes: number,
+  urgent: boolean,
 ): number => {
   const own = [models, loading].flatMap((homes) => expertsOf(homes.get(model) ?? []))
-  return Math.max(0, Math.floor((memoryLimitBytes - heldBytes) / expertBytes)) + own.length
+  const freeBytes = memoryLimitBytes - heldBytes + (urgent ? idleBytes : 0)
+  return Math.max(0, Math.floor(freeBytes / expertBytes)) + own.length
 }
 
 export type LiveOptions = GatewayConfig & {
@@ -155,7 +160,7 @@ export class LiveFleet implements Fleet {
     return this.#reached().flatMap((member) => {
       const { address, holdings, home } = member
       if (!holdings || this.#leaving(member) || this.#believed(member)) return []
-      const memoryBytes = slotsOf(holdings, model, expertBytes) * expertBytes
+      const memoryBytes = slotsOf(holdings, model, expertBytes, false) * expertBytes
       return [{ address, memoryBytes, home, rowsPerSecond: holdings.rowsPerSecond }]
     })
   }
@@ -235,7 +240,9 @@ export class LiveFleet implements Fleet {
     const { model, expertBytes } = this.#options
     const loading = this.#mender.loading(member)
     // While it loads, its figures count some of these experts and not others: those from before hold.
-    if (loading.length === 0 && member.holdings) this.#slots.set(member, slotsOf(member.holdings, model, expertBytes))
+    const urgent = this.#missing.length > 0
+    if (loading.length === 0 && member.holdings)
+      this.#slots.set(member, slotsOf(member.holdings, model, expertBytes, urgent))
     const slots = this.#mender.troubled(member) ? 0 : (this.#slots.get(member) ?? 0)
     const holds = homeOf([...expertsOf(member.home), ...expertsOf(member.loading), ...loading])
     return { holds, slots, leaving: this.#leaving(member) || this.#believed(member) !== null }

@@ -30,6 +30,8 @@ export type Holdings = {
   /** Hashes of the models it could load. */
   visible: readonly string[]
   heldBytes: number
+  /** Of heldBytes, those that would make room for this gateway's model: of models that no gateway needs. */
+  idleBytes: number
   memoryLimitBytes: number
   device: string
   numericClass: string
@@ -77,7 +79,16 @@ type ControlClient = Client & {
   Watch(request: object, metadata: Metadata): ClientReadableStream<HoldingsResponse__Output>
 }
 
-export const controlWorker = ({ address, token }: { address: string; token: string | null }): WorkerControl => {
+/** model: hash of what the worker is needed for; without one, what is held for nobody else may be dropped. */
+export const controlWorker = ({
+  address,
+  token,
+  model: served = '',
+}: {
+  address: string
+  token: string | null
+  model?: string
+}): WorkerControl => {
   const Constructor = makeGenericClientConstructor(serviceOf(loadProto('expert'), EXPERT_SERVICE), EXPERT_SERVICE)
   const options = channelOptions(MAX_MESSAGE_BYTES)
   const client = new Constructor(address, credentials.createInsecure(), options) as unknown as ControlClient
@@ -100,9 +111,9 @@ export const controlWorker = ({ address, token }: { address: string; token: stri
   }
   return {
     address,
-    holdings: async (limitMs = ASK_LIMIT_MS) => holdingsOf(await ask(client.Holdings, {}, limitMs)),
+    holdings: async (limitMs = ASK_LIMIT_MS) => holdingsOf(await ask(client.Holdings, { model: served }, limitMs)),
     watch(onHoldings, onEnd) {
-      const stream = client.Watch({}, metadata)
+      const stream = client.Watch({ model: served }, metadata)
       let over = false
       const end = (error: unknown): void => {
         if (over) return
@@ -137,6 +148,7 @@ const holdingsOf = (response: HoldingsResponse__Output): Holdings => ({
   loading: byModel(response.loading),
   visible: response.visible,
   heldBytes: response.held_bytes,
+  idleBytes: response.idle_bytes,
   memoryLimitBytes: response.memory_limit_bytes,
   device: response.device,
   numericClass: response.numeric_class,

@@ -2,7 +2,9 @@
 
 
 export interface HoldingsRequest {
+  'model'?: (string);
 }
 
 export interface HoldingsRequest__Output {
+  'model': (string);
 }

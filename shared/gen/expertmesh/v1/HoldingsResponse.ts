@@ -14,6 +14,7 @@ export interface HoldingsResponse {
   'rows_per_second'?: (number | string);
   'draining'?: (boolean);
   'loading'?: (_expertmesh_v1_HeldModel)[];
+  'idle_bytes'?: (number | string | Long);
 }
 
 export interface HoldingsResponse__Output {
@@ -27,4 +28,5 @@ export interface HoldingsResponse__Output {
   'rows_per_second': (number);
   'draining': (boolean);
   'loading': (_expertmesh_v1_HeldModel__Output)[];
+  'idle_bytes': (number);
 }

@@ -10,6 +10,7 @@ const applicant = (address: string, differs: Partial<Holdings> = {}) => ({
     models: new Map(),
     visible: [own.model],
     heldBytes: 0,
+    idleBytes: 0,
     memoryLimitBytes: 2 ** 30,
     device: 'cpu',
     numericClass: own.numericClass,
