@@ -161,22 +161,19 @@ export class Hold {
 
   /** Held experts of models that nobody needs and that are not this one, those first that came first. */
   #idle(hash: string): Entry[] {
-    return [...this.#entries.values()].filter(
-      ({ model, held }) => held && model.hash !== hash && !this.#needed(model.hash),
-    )
+    const idle = new Set(this.visible.filter((other) => other !== hash && !this.#needed(other)))
+    return [...this.#entries.values()].filter(({ model, held }) => held && idle.has(model.hash))
   }
 
   /** Drops idle experts one by one until all fit that are lacking; none where they would not fit even so. */
   async #makeRoom(model: VisibleModel, lacking: () => Pair[]): Promise<void> {
     if (!this.#fits(model, lacking(), this.idleBytes(model.hash))) return
-    const dropped = new Map<string, number>()
-    for (let [entry] = this.#idle(model.hash); entry; [entry] = this.#idle(model.hash)) {
+    let dropped = 0
+    for (const entry of this.#idle(model.hash)) {
       if (this.#fits(model, lacking())) break
-      await this.#drop(entry)
-      dropped.set(entry.model.hash, (dropped.get(entry.model.hash) ?? 0) + 1)
+      if (!this.#needed(entry.model.hash) && (await this.#drop(entry))) dropped += 1
     }
-    for (const [hash, experts] of dropped)
-      this.#log.info({ hash, experts, for: model.hash }, 'experts dropped: no gateway needs them, another model does')
+    this.#log.info({ dropped, for: model.hash }, 'experts of models that no gateway serves made room')
   }
 
   #reserve(model: VisibleModel, fresh: readonly Pair[]): void {
