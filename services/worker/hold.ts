@@ -120,7 +120,8 @@ export class Hold {
     for (const [layer, expert] of pairs(wanted)) checkExists(model.config, layer, expert)
     const lacking = (): Pair[] =>
       unique(wanted).filter(([layer, expert]) => !this.#entries.has(key(hash, layer, expert)))
-    if (!this.#fits(model, lacking())) await this.#makeRoom(model, lacking)
+    const neededBytes = (): number => lacking().length * model.expertBytes
+    if (neededBytes() > this.#freeBytes) await this.#makeRoom(hash, neededBytes)
     const fresh = lacking()
     this.#reserve(model, fresh)
     const converted = this.#convert(model, fresh)
@@ -155,8 +156,8 @@ export class Hold {
     throw new MeshError(Code.NOT_FOUND, `${cause}; start it with --models naming the same checkpoint and precision`)
   }
 
-  #fits({ expertBytes }: VisibleModel, fresh: readonly Pair[], roomBytes = 0): boolean {
-    return fresh.length * expertBytes <= this.memoryLimitBytes - this.#reservedBytes + roomBytes
+  get #freeBytes(): number {
+    return this.memoryLimitBytes - this.#reservedBytes
   }
 
   /** Held experts of models that nobody needs and that are not this one, those first that came first. */
@@ -165,21 +166,22 @@ export class Hold {
     return [...this.#entries.values()].filter(({ model, held }) => held && idle.has(model.hash))
   }
 
-  /** Drops idle experts one by one until all fit that are lacking; none where they would not fit even so. */
-  async #makeRoom(model: VisibleModel, lacking: () => Pair[]): Promise<void> {
-    if (!this.#fits(model, lacking(), this.idleBytes(model.hash))) return
+  /** Drops idle experts one by one until what this model needs is free; none where all of them would not be enough. */
+  async #makeRoom(hash: string, neededBytes: () => number): Promise<void> {
+    if (neededBytes() > this.#freeBytes + this.idleBytes(hash)) return
     let dropped = 0
-    for (const entry of this.#idle(model.hash)) {
-      if (this.#fits(model, lacking())) break
+    for (const entry of this.#idle(hash)) {
+      if (neededBytes() <= this.#freeBytes) break
+      // A gateway may have come to need it while others were dropped.
       if (!this.#needed(entry.model.hash) && (await this.#drop(entry))) dropped += 1
     }
-    this.#log.info({ dropped, for: model.hash }, 'experts of models that no gateway serves made room')
+    this.#log.info({ dropped, for: hash }, 'experts of models that no gateway serves made room')
   }
 
   #reserve(model: VisibleModel, fresh: readonly Pair[]): void {
     const needed = fresh.length * model.expertBytes
-    const free = this.memoryLimitBytes - this.#reservedBytes
-    if (!this.#fits(model, fresh)) {
+    const free = this.#freeBytes
+    if (needed > free) {
       const mib = (bytes: number): string => (bytes / 2 ** 20).toFixed(1)
       const [layer, expert] = fresh[Math.max(0, Math.floor(free / model.expertBytes))]
       const cause = `${fresh.length} experts need ${mib(needed)} MiB and ${mib(Math.max(0, free))} of ${mib(this.memoryLimitBytes)} MiB are free`

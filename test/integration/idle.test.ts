@@ -45,6 +45,12 @@ const controlFor = (model: string): WorkerControl => {
   controls.push(control)
   return control
 }
+/** As a gateway does, until the returned function is called. */
+const need = (model: string): (() => void) =>
+  controlFor(model).watch(
+    () => {},
+    () => {},
+  )
 const heldOf = async (model: string): Promise<number> =>
   expertsOf((await controlFor(model).holdings()).models.get(model) ?? []).length
 
@@ -62,12 +68,8 @@ describe('experts of a model that no gateway needs', () => {
 
   it('stay where dropping them all would not be enough', async () => {
     await controlFor(third).load(third, homeOf(all.slice(0, 2)), LIMIT_MS)
-    const control = controlFor(wide)
-    await control.load(wide, homeOf(all.slice(1)), LIMIT_MS)
-    control.watch(
-      () => {},
-      () => {},
-    )
+    await controlFor(wide).load(wide, homeOf(all.slice(1)), LIMIT_MS)
+    need(wide)
     const other = controlFor(narrow)
     await expect.poll(async () => (await other.holdings()).idleBytes).toBeLessThan(wideBytes)
     await expect(other.load(narrow, homeOf(all), LIMIT_MS)).rejects.toMatchObject({ code: Code.RESOURCE_EXHAUSTED })
@@ -78,10 +80,7 @@ describe('experts of a model that no gateway needs', () => {
     const control = controlFor(wide)
     await controlFor(narrow).load(narrow, homeOf(all.slice(0, fewest + 1)), LIMIT_MS)
     await control.load(wide, homeOf(all.slice(0, 1)), LIMIT_MS)
-    const end = controlFor(narrow).watch(
-      () => {},
-      () => {},
-    )
+    const end = need(narrow)
     await expect.poll(async () => (await control.holdings()).idleBytes).toBe(0)
     await expect(control.load(wide, homeOf(all), LIMIT_MS)).rejects.toMatchObject({ code: Code.RESOURCE_EXHAUSTED })
     expect([await heldOf(wide), await heldOf(narrow)]).toEqual([1, fewest + 1])

@@ -78,7 +78,7 @@ export const openFleet = async (
     checkRoom(
       space,
       expertBytes,
-      found.map((holdings) => slotsOf(holdings, hash, expertBytes, true)),
+      found.map((holdings) => slotsOf(holdings, { model: hash, expertBytes, urgent: true })),
     )
   }
   const fleet = new LiveFleet({ ...options, space, expertBytes, model: hash, log, admit }, [

@@ -29,9 +29,7 @@ import type { Holdings } from './workers.ts'
  */
 export const slotsOf = (
   { memoryLimitBytes, heldBytes, idleBytes, models, loading }: Holdings,
-  model: string,
-  expertBytes: number,
-  urgent: boolean,
+  { model, expertBytes, urgent }: { model: string; expertBytes: number; urgent: boolean },
 ): number => {
   const own = [models, loading].flatMap((homes) => expertsOf(homes.get(model) ?? []))
   const freeBytes = memoryLimitBytes - heldBytes + (urgent ? idleBytes : 0)
@@ -160,7 +158,7 @@ export class LiveFleet implements Fleet {
     return this.#reached().flatMap((member) => {
       const { address, holdings, home } = member
       if (!holdings || this.#leaving(member) || this.#believed(member)) return []
-      const memoryBytes = slotsOf(holdings, model, expertBytes, false) * expertBytes
+      const memoryBytes = slotsOf(holdings, { model, expertBytes, urgent: false }) * expertBytes
       return [{ address, memoryBytes, home, rowsPerSecond: holdings.rowsPerSecond }]
     })
   }
@@ -242,7 +240,7 @@ export class LiveFleet implements Fleet {
     // While it loads, its figures count some of these experts and not others: those from before hold.
     const urgent = this.#missing.length > 0
     if (loading.length === 0 && member.holdings)
-      this.#slots.set(member, slotsOf(member.holdings, model, expertBytes, urgent))
+      this.#slots.set(member, slotsOf(member.holdings, { model, expertBytes, urgent }))
     const slots = this.#mender.troubled(member) ? 0 : (this.#slots.get(member) ?? 0)
     const holds = homeOf([...expertsOf(member.home), ...expertsOf(member.loading), ...loading])
     return { holds, slots, leaving: this.#leaving(member) || this.#believed(member) !== null }

@@ -1,43 +1,23 @@
-import { describe, expect, test } from 'vitest'
-import { speedsOf } from '../../../../services/gateway/placement/rebalance.ts'
+import { expect, test } from 'vitest'
+import { speedsOf, type Worked } from '../../../../services/gateway/placement/rebalance.ts'
 
-const ratios = (speeds: readonly number[]): number[] => speeds.map((speed) => speed / speeds[0])
+const worked = (rows: number, computeUs: number, rowsPerSecond: number): Worked => ({ rows, computeUs, rowsPerSecond })
 
-describe('the speeds of workers', () => {
-  test('are those of their work where all are as busy', () => {
-    const speeds = speedsOf([
-      { rows: 100, computeUs: 1000, rowsPerSecond: 7 },
-      { rows: 200, computeUs: 900, rowsPerSecond: 7 },
-    ])
-    expect(ratios(speeds)[1]).toBeCloseTo(2000 / 900)
-  })
-
-  test('are those measured at the start where a worker rests, though its kernels seem faster', () => {
-    const speeds = speedsOf([
-      { rows: 400, computeUs: 1000, rowsPerSecond: 50 },
-      { rows: 100, computeUs: 50, rowsPerSecond: 50 },
-      { rows: 0, computeUs: 0, rowsPerSecond: 100 },
-    ])
-    expect(ratios(speeds)[1]).toBeCloseTo(1)
-    expect(ratios(speeds)[2]).toBeCloseTo(2)
-  })
-
-  test('are no more than a resting worker did while it ran, and no less than it did in all, whatever was measured at the start', () => {
-    const speeds = speedsOf([
-      { rows: 400, computeUs: 1000, rowsPerSecond: 50 },
-      { rows: 200, computeUs: 500, rowsPerSecond: 2400 },
-      { rows: 200, computeUs: 500, rowsPerSecond: 1 },
-    ])
-    expect(ratios(speeds)[1]).toBeCloseTo(1)
-    expect(ratios(speeds)[2]).toBeCloseTo(0.5)
-  })
-
-  test('are those of the start before there was any work', () => {
-    const idle = { rows: 0, computeUs: 0 }
-    const speeds = speedsOf([
-      { ...idle, rowsPerSecond: 10 },
-      { ...idle, rowsPerSecond: 30 },
-    ])
-    expect(ratios(speeds)[1]).toBeCloseTo(3)
-  })
+test.each([
+  ['of their work where all are as busy', [worked(100, 1000, 7), worked(200, 900, 7)], [2000 / 900]],
+  [
+    'measured at the start where a worker rests, though its kernels seem faster',
+    [worked(400, 1000, 50), worked(100, 50, 50), worked(0, 0, 100)],
+    [1, 2],
+  ],
+  [
+    'that a resting worker has shown, not above what it did while it ran and not below what it did in all',
+    [worked(400, 1000, 50), worked(200, 500, 2400), worked(200, 500, 1)],
+    [1, 0.5],
+  ],
+  ['of the start before there was any work', [worked(0, 0, 10), worked(0, 0, 30)], [3]],
+])('the speeds of workers are those %s', (_, workers, expected) => {
+  const [first, ...others] = speedsOf(workers)
+  expect(others).toHaveLength(expected.length)
+  for (const [i, ratio] of expected.entries()) expect(others[i] / first).toBeCloseTo(ratio)
 })
