@@ -33,15 +33,24 @@ export const EXPERT_SERVICE = 'expertmesh.v1.ExpertService'
 export const INFERENCE_SERVICE = 'expertmesh.v1.InferenceService'
 export const MEMBERSHIP_SERVICE = 'expertmesh.v1.MembershipService'
 
-/** The options `npm run generate` writes the types with. */
-export const loadProto = (name: 'expert' | 'inference' | 'membership'): PackageDefinition =>
-  loadSync(join(packageRoot, 'proto', 'expertmesh', 'v1', `${name}.proto`), {
+type ProtoName = 'expert' | 'inference' | 'membership'
+
+const protos = new Map<ProtoName, PackageDefinition>()
+
+/** Read once, for every worker's client needs it; with the options that `npm run generate` writes the types with. */
+export const loadProto = (name: ProtoName): PackageDefinition => {
+  const known = protos.get(name)
+  if (known) return known
+  const proto = loadSync(join(packageRoot, 'proto', 'expertmesh', 'v1', `${name}.proto`), {
     keepCase: true,
     longs: Number,
     enums: String,
     defaults: true,
     oneofs: true,
   })
+  protos.set(name, proto)
+  return proto
+}
 
 export const serviceOf = (proto: PackageDefinition, name: string): ServiceDefinition => proto[name] as ServiceDefinition
 

@@ -18,7 +18,7 @@ const FUNCTIONS = new Set([
 ])
 /** The only files that may import a library: everything else goes through them. */
 const DOORS: Record<string, string> = {
-  bullmq: 'services/gateway/queue.ts',
+  bullmq: 'services/gateway/bull.ts',
   ioredis: 'shared/redis.ts',
   'onnxruntime-node': 'shared/model/session.ts',
 }
@@ -46,14 +46,18 @@ const descend = (node: Node): Node[] => {
 }
 type ImportNode = {
   moduleSpecifier?: { text: string }
+  /** Of import('…'), which is a call. */
+  expression?: { kind: SyntaxKind }
+  arguments?: readonly { text: string }[]
   isTypeOnly?: boolean
   importClause?: { phaseModifier?: SyntaxKind }
 }
 const importsOf = (path: string, nodes: readonly Node[]): Import[] =>
   nodes.flatMap((node) => {
-    const { moduleSpecifier, isTypeOnly, importClause } = node as ImportNode
-    if (!moduleSpecifier) return []
-    const to = moduleSpecifier.text.startsWith('.') ? join(dirname(path), moduleSpecifier.text) : moduleSpecifier.text
+    const { moduleSpecifier, expression, arguments: given, isTypeOnly, importClause } = node as ImportNode
+    const name = moduleSpecifier?.text ?? (expression?.kind === SyntaxKind.ImportKeyword ? given?.[0].text : undefined)
+    if (name === undefined) return []
+    const to = name.startsWith('.') ? join(dirname(path), name) : name
     return [{ from: path, to, typeOnly: isTypeOnly || importClause?.phaseModifier === SyntaxKind.TypeKeyword }]
   })
 const sources = ['services', 'shared', 'test']

@@ -1,10 +1,7 @@
-import { readFileSync } from 'node:fs'
-import { credentials, loadPackageDefinition } from '@grpc/grpc-js'
 import { Code, MeshError } from '../../shared/errors.ts'
 import type { GenerateRequest } from '../../shared/gen/expertmesh/v1/GenerateRequest.ts'
 import type { GenerateResponse__Output } from '../../shared/gen/expertmesh/v1/GenerateResponse.ts'
 import type { ProtoGrpcType } from '../../shared/gen/inference.ts'
-import { channelOptions, loadProto, tokenMetadata } from '../../shared/rpc.ts'
 
 /** A message carries a few tokens; a long prompt's ids are the largest thing sent. */
 const MESSAGE_MAX_BYTES = 64 * 2 ** 20
@@ -35,15 +32,6 @@ export const rates = (promptTokens: number, { firstMs, lastMs, afterFirst }: Arr
   }
 }
 
-export const readToken = (file: string | undefined): string | null => {
-  if (file === undefined) return null
-  try {
-    return readFileSync(file, 'utf8').trim()
-  } catch (cause) {
-    throw new MeshError(Code.NOT_FOUND, `cannot read the token file ${file}`, { cause })
-  }
-}
-
 /**
  * Runs one Generate call to its end; onText gets each piece of text as it comes.
  * @throws MeshError with the gateway's code and sentence; CANCELLED when the signal aborts.
@@ -53,6 +41,9 @@ export const generateOver = async (
   request: GenerateRequest,
   options: { token: string | null; signal: AbortSignal; onText: (text: string) => void },
 ): Promise<Completion> => {
+  // Read when there is somebody to call: a cluster's processes would start that much later.
+  const { credentials, loadPackageDefinition } = await import('@grpc/grpc-js')
+  const { channelOptions, loadProto, tokenMetadata } = await import('../../shared/rpc.ts')
   const { expertmesh } = loadPackageDefinition(loadProto('inference')) as unknown as ProtoGrpcType
   const client = new expertmesh.v1.InferenceService(
     address,

@@ -1,5 +1,6 @@
+import { readFileSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { invalid } from '../../shared/errors.ts'
+import { Code, invalid, MeshError } from '../../shared/errors.ts'
 import { PRECISIONS, type Precision } from '../../shared/model/config.ts'
 
 /** What a person may choose about a cluster on this machine; what is left out, the services decide. */
@@ -43,6 +44,16 @@ export const decimal =
     if (value >= min && value <= max) return value
     throw new InvalidArgumentError(`It must be a number from ${min} to ${max}.`)
   }
+
+/** The token in the file that --token-file names. @throws MeshError NOT_FOUND. */
+export const readToken = (file: string | undefined): string | null => {
+  if (file === undefined) return null
+  try {
+    return readFileSync(file, 'utf8').trim()
+  } catch (cause) {
+    throw new MeshError(Code.NOT_FOUND, `cannot read the token file ${file}`, { cause })
+  }
+}
 
 /** Adds the flags every in-machine cluster has. */
 export const addClusterFlags = (command: Command): Command =>

@@ -4,14 +4,23 @@ import { join } from 'node:path'
 import { Command } from 'commander'
 import { Code, MeshError } from '../../shared/errors.ts'
 import { packageRoot } from '../../shared/root.ts'
-import { generateCommand } from './generate.ts'
-import { inspectCommand } from './inspect.ts'
-import { loadCommand } from './load.ts'
-import { planCommand, serviceCommand } from './service.ts'
-import { upCommand } from './up.ts'
 
 /** What shells report for a process ended by Ctrl-C. */
 const EXIT_INTERRUPTED = 130
+
+const SERVES = 'Serves one model over HTTP and gRPC, with experts on the workers it is given'
+const HOLDS = 'Holds and runs experts for gateways'
+
+/** Each in modules of its own, which only who asks for it need wait for. */
+const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
+  up: async () => (await import('./up.ts')).upCommand(),
+  gateway: async () => (await import('./service.ts')).serviceCommand('gateway', SERVES),
+  worker: async () => (await import('./service.ts')).serviceCommand('worker', HOLDS),
+  generate: async () => (await import('./generate.ts')).generateCommand(),
+  inspect: async () => (await import('./inspect.ts')).inspectCommand(),
+  load: async () => (await import('./load.ts')).loadCommand(),
+  plan: async () => (await import('./service.ts')).planCommand(),
+}
 
 const { version, description } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8'))
 const program = new Command('expertmesh')
@@ -19,13 +28,9 @@ const program = new Command('expertmesh')
   .version(version)
   // Flags after a service's name are the service's.
   .enablePositionalOptions()
-  .addCommand(upCommand())
-  .addCommand(serviceCommand('gateway', 'Serves one model over HTTP and gRPC, with experts on the workers it is given'))
-  .addCommand(serviceCommand('worker', 'Holds and runs experts for gateways'))
-  .addCommand(generateCommand())
-  .addCommand(inspectCommand())
-  .addCommand(loadCommand())
-  .addCommand(planCommand())
+const [name] = process.argv.slice(2)
+const open = Object.hasOwn(COMMANDS, name) ? [COMMANDS[name]] : Object.values(COMMANDS)
+for (const command of await Promise.all(open.map((each) => each()))) program.addCommand(command)
 
 try {
   await program.parseAsync()

@@ -1,8 +1,8 @@
 import { Command } from 'commander'
 import { Code, MeshError } from '../../shared/errors.ts'
-import { generateOver, readToken } from './client.ts'
+import { generateOver } from './client.ts'
 import { type Cluster, count, say, startCluster } from './cluster.ts'
-import { addClusterFlags, type ClusterOptions, whole } from './flags.ts'
+import { addClusterFlags, type ClusterOptions, readToken, whole } from './flags.ts'
 import { aborted, stopSignal } from './signals.ts'
 
 type UpOptions = ClusterOptions & { prove?: boolean; maxTokens: number; verbose?: boolean }

@@ -30,7 +30,6 @@ import { inferenceHandlers } from './accept/grpc.ts'
 import { openHttp } from './accept/http.ts'
 import { readSamplingDefaults, type Served } from './accept/served.ts'
 import { openTokenizer } from './accept/tokenizer.ts'
-import { boardPage } from './board.ts'
 import { type GatewayConfig, parseGatewayConfig } from './config.ts'
 import { openIntake } from './intake.ts'
 import { openMetrics } from './metrics.ts'
@@ -75,13 +74,12 @@ export const runGateway = async (
   await prepareShards(config, model, log)
   const membership = config.join ? openJoin() : null
   const sources = membership ? [membership.source, ...openRegistry(config, log)] : []
-  const { metrics, engine, ownClass, storing, fleet } = await openParts(config, model, { hash, sources, log, onDeath })
+  const { metrics, engine, served, storing, fleet } = await openParts(config, model, { hash, sources, log, onDeath })
   const { contextLength } = engine.room
   if (contextLength < model.config.contextLength)
     log.warn(
       `the KV cache holds ${contextLength} tokens, less than the model's context of ${model.config.contextLength}: raise --kv-memory-mib`,
     )
-  const served = await describe(config, model, { hash, ownClass, room: engine.room })
   await model.close()
 
   const store = await storing
@@ -98,7 +96,7 @@ export const runGateway = async (
   const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8'))
   const { token } = config
   const { prompt: archive, patient } = store.archives
-  const admin = adminOf(config, store, leveller)
+  const admin = await adminOf(config, store, leveller)
   const http = openHttp({ ...parts, token, admin, archive, coverage: fleet.missing, version, log })
   const httpAddress = await http.listen({ ...config.listen })
   const grpc = await openGrpc(config, parts, membership?.handlers ?? null)
@@ -145,12 +143,15 @@ const openParts = async (config: GatewayConfig, model: Model, { hash, sources, l
   if (unfit) throw unfit
   const storing = openStore(config, { modelHash: hash, numericClass: ownClass }, log)
   storing.catch(() => {})
+  // Meanwhile workers load experts.
+  const describing = starting.then(({ room }) => describe(config, model, { hash, ownClass, room }))
+  describing.catch(() => {})
   const fleet = await openFleet(config, model, { hash, ownClass, log }, sources)
   known = fleet
   metrics.watch(fleet)
   const engine = await starting
   fleet.onTopology(engine.setTopology)
-  return { metrics, engine, ownClass, storing, fleet }
+  return { metrics, engine, served: await describing, storing, fleet }
 }
 
 /** Resolves when the work is done, or has had its time. */
@@ -164,8 +165,14 @@ const openRegistry = ({ redis }: GatewayConfig, log: Logger): Source[] =>
 /** Only reached by a model without tokenizer, whose requests never ask for text. */
 const noText = { decode: () => '' }
 
-const adminOf = ({ adminToken }: GatewayConfig, { queue }: Store, leveller: Schedule | null): AdminPages | null => {
+const adminOf = async (
+  { adminToken }: GatewayConfig,
+  { queue }: Store,
+  leveller: Schedule | null,
+): Promise<AdminPages | null> => {
   if (adminToken === null) return null
+  // Few ask for these pages, and every start would read their modules.
+  const { boardPage } = await import('./board.ts')
   const path = '/queues'
   const board = boardPage(`${adminPath}${path}`, [queue])
   const pages = [

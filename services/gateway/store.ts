@@ -9,7 +9,7 @@ import { openEmbedded } from './embedded.ts'
 import type { Journal } from './journal/journal.ts'
 import { MemoryJournal } from './journal/memory.ts'
 import { StreamJournal } from './journal/redis.ts'
-import { openQueue, openSchedule, openSharedQueue, openSharedSchedule, type Queue, type Schedule } from './queue.ts'
+import { openQueue, openSchedule, type Queue, type Schedule } from './queue.ts'
 
 const START_LIMIT_MS = 30_000
 /** The same trouble is told of at most this often. */
@@ -89,6 +89,8 @@ export const openShared = async (
     return client
   }
   try {
+    // Its modules take a tenth of a second to read: they are, while the workers load experts.
+    const { openSharedQueue, openSharedSchedule } = await import('./bull.ts')
     const [prompt, patient, reading] = await Promise.all([open('prompt'), open('patient'), open('patient')])
     const model = modelHash.slice(0, NAME_CHARACTERS)
     const prefix = `expertmesh:${model}:`

@@ -22,7 +22,6 @@ import { Hold } from './hold.ts'
 import { joinGateway } from './join.ts'
 import { Lane } from './lane.ts'
 import { precisionsOf, visibleModels } from './models.ts'
-import { registerWorker } from './register.ts'
 import { expertHandlers, holdingsOf } from './service.ts'
 import { openWatch } from './watch.ts'
 
@@ -81,7 +80,11 @@ export const runWorker = async (
   const leave: (() => void | Promise<void>)[] = config.gateways.map((gateway) =>
     joinGateway({ gateway, address: advertised, token: config.token, log }),
   )
-  if (config.redis !== null) leave.push(registerWorker(config.redis, advertised, log))
+  if (config.redis !== null) {
+    // A client of Redis is much to read for workers that need none.
+    const { registerWorker } = await import('./register.ts')
+    leave.push(registerWorker(config.redis, advertised, log))
+  }
   log.info({ address, device, threads: facts.threads, numericClass, rowsPerSecond }, 'listening')
   return {
     address,

@@ -127,6 +127,12 @@ export const wave = (length: number, seed: number): Float32Array => {
   return values
 }
 
+const byteWave = (length: number, seed: number): Int8Array => {
+  const values = new Int8Array(length)
+  for (let i = 0; i < length; i++) values[i] = Math.round(noise(seed + i) * 127)
+  return values
+}
+
 /** A fixed number in [-1, 1), made from integers alone so that every machine makes the same. */
 const noise = (i: number): number => {
   let x = Math.imul(i + 0x9e3779b9, 0x85ebca6b)
@@ -167,8 +173,7 @@ const wholeRows: Feeds = (begin, end) => ({ ...cachedRows(begin, end), length: i
 export const writeShard = async (folder: string, name: string, graph: Graph): Promise<string> => {
   const shard = Buffer.alloc(graph.shardBytes)
   for (const { type, offset, bytes } of graph.weights) {
-    const values = wave(type === 'float32' ? bytes / 4 : bytes, offset)
-    const stored = type === 'float32' ? values : new Int8Array(values.map((v) => Math.round(v * 127)))
+    const stored = type === 'float32' ? wave(bytes / 4, offset) : byteWave(bytes, offset)
     shard.set(new Uint8Array(stored.buffer), offset)
   }
   await writeFile(join(folder, name), shard)
