@@ -9,21 +9,27 @@ import type { TokenLogprob } from '../sequence.ts'
 export const argmax = (logits: Float32Array | Float64Array): number => {
   let best = 0
   let most = -Infinity
-  for (let id = 0; id < logits.length; id++) {
-    const logit = logits[id]
-    if (!(logit < Infinity)) {
-      throw new MeshError(
-        Code.INTERNAL,
-        `The model gave ${logit} as the logit of token ${id}, so no token can be chosen.`,
-      )
-    }
-    if (logit > most) {
+  const look = (begin: number, end: number): void => {
+    for (let id = begin; id < end; id++) {
+      const logit = logits[id]
+      if (logit <= most) continue
+      if (!(logit < Infinity)) throw meaningless(id, logit)
       best = id
       most = logit
     }
   }
+  // Every token of every stream is chosen from a hundred thousand: four by four, of which hardly any need a look.
+  const whole = logits.length - (logits.length % 4)
+  for (let id = 0; id < whole; id += 4) {
+    const none = logits[id] <= most && logits[id + 1] <= most && logits[id + 2] <= most && logits[id + 3] <= most
+    if (!none) look(id, id + 4)
+  }
+  look(whole, logits.length)
   return best
 }
+
+const meaningless = (id: number, logit: number): MeshError =>
+  new MeshError(Code.INTERNAL, `The model gave ${logit} as the logit of token ${id}, so no token can be chosen.`)
 
 /** Ids of the `count` largest logits, largest first, equal ones in id order. Meant for a small count: O(V + count · hits). */
 export const largest = (logits: Float32Array, count: number): number[] => {

@@ -30,12 +30,12 @@ export const sample = (
   choice: number,
   options: SampleOptions,
 ): { token: number; logprob: TokenLogprob | null } => {
-  argmax(logits) // Refuses NaN before anything is derived from it.
+  const greedy = argmax(logits) // Refuses NaN before anything is derived from it.
   const { logprobs, forced = null, banned = [] } = options
   const told = (token: number) => ({ token, logprob: logprobs === null ? null : tokenLogprob(logits, token, logprobs) })
   if (forced !== null) return told(forced)
   const adjusted = adjust(logits, history, sampling, banned)
-  const best = argmax(adjusted)
+  const best = adjusted === logits ? greedy : argmax(adjusted)
   if (adjusted[best] === -Infinity) {
     throw new MeshError(
       Code.INTERNAL,
