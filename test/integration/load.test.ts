@@ -8,7 +8,7 @@ const clients = 32
 const outputTokens = 48
 const requests = 2_000
 /** Requests until caches, pools and compiled code have their size. */
-const warmUp = 600
+const warmUp = 1_000
 /** Memory may wander with garbage collection, but must not follow the number of requests. */
 const growthMax = 0.1
 const slackMiB = 32
