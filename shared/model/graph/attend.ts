@@ -31,6 +31,7 @@ export const projectGraph = (config: ModelConfig, precision: Precision): Graph =
   return g
 }
 
+/** x [T,heads·dim] → [1,T,heads·dim] with rope; else as it is. */
 type Rotate = (x: Value, heads: number, dim: number) => Value
 
 const rotation = (g: Graph, { positions }: ModelConfig): Rotate => {
@@ -46,8 +47,7 @@ const rotation = (g: Graph, { positions }: ModelConfig): Rotate => {
       num_heads: heads,
       rotary_embedding_dim: positions.dim === dim ? 0 : positions.dim,
     }
-    const turned = g.op('RotaryEmbedding', [reshape(g, x, [1, -1, width]), cos, sin], attributes)
-    return reshape(g, turned, [-1, width])
+    return g.op('RotaryEmbedding', [reshape(g, x, [1, -1, width]), cos, sin], attributes)
   }
 }
 
@@ -59,8 +59,9 @@ const projectGqa = (g: Graph, a: GqaAttention, config: ModelConfig, rows: Rows, 
       y = g.op('Clip', [y, g.constant('float32', [], [-a.clip]), g.constant('float32', [], [a.clip])])
     return name === 'v' ? y : rotate(y, heads, a.headDim)
   }
-  g.output('q', project('q', a.heads), 'float32', ['T', a.heads * a.headDim])
-  g.output('k', project('k', a.kvHeads), 'float32', ['T', a.kvHeads * a.headDim])
+  const turned = config.positions.kind === 'rope' ? [1, 'T'] : ['T']
+  g.output('q', project('q', a.heads), 'float32', [...turned, a.heads * a.headDim])
+  g.output('k', project('k', a.kvHeads), 'float32', [...turned, a.kvHeads * a.headDim])
   g.output('v', project('v', a.kvHeads), 'float32', ['T', a.kvHeads * a.headDim])
 }
 
@@ -92,14 +93,12 @@ const projectMla = (
   const latent = perHead(g, plain, a.heads, a.nope, 'absorb.k', a.kvLora)
   const turned = reshape(g, rotate(reshape(g, turning, [-1, a.heads * a.rope]), a.heads, a.rope), [-1, a.heads, a.rope])
   const width = a.kvLora + a.rope
-  g.output('q', reshape(g, g.op('Concat', [latent, turned], { axis: 2 }), [-1, a.heads * width]), 'float32', [
-    'T',
-    a.heads * width,
-  ])
+  g.output('q', g.op('Concat', [latent, turned], { axis: 2 }), 'float32', ['T', a.heads, width])
 
   const [compressed, key] = split(g, biased(g, rows, 'kv.a', config.hidden, width, a.bias), 1, [a.kvLora, a.rope])
   const c = rmsNorm(g, compressed, 'kv.a.norm', a.kvLora, a.eps)
-  g.output('k', g.op('Concat', [c, rotate(key, 1, a.rope)], { axis: 1 }), 'float32', ['T', width])
+  const placed = reshape(g, rotate(key, 1, a.rope), [-1, a.rope])
+  g.output('k', g.op('Concat', [c, placed], { axis: 1 }), 'float32', ['T', width])
 }
 
 /** x [T,heads,in] times one matrix [in,out] per head → [T,heads,out], in fp32. */
@@ -135,7 +134,7 @@ export const attentionGraph = (config: ModelConfig, sight: Sight): Graph => {
   const mixed = g.op('Attention', inputs, { is_causal: sight.causal ? 1 : 0, scale: { float: a.scale } })
   const rows = g.op('Transpose', [mixed], { perm: [0, 2, 1, 3] })
   const values = a.kind === 'mla' ? split(g, rows, 3, [a.kvLora, a.rope])[0] : rows
-  g.output('mixed', reshape(g, values, [-1, mixedWidth(config)]), 'float32', ['S', mixedWidth(config)])
+  g.output('mixed', values, 'float32', [1, 'S', a.heads, mixedWidth(config) / a.heads])
   return g
 }
 

@@ -95,10 +95,14 @@ const valueNamed = (weight: string): Value => `weight ${weight}`
 
 const product = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1)
 
+type Node = { opType: string; input: Value[]; output: Value[]; name: string; attribute: object[]; domain?: string }
+
 /** An ONNX graph under construction. Weights are laid out in the order in which they are asked for. */
 export class Graph {
   readonly weights: Weight[] = []
-  readonly #nodes: object[] = []
+  readonly #nodes: Node[] = []
+  /** Operators' results, and how the graph calls them: an output by its own name. */
+  readonly #results = new Map<Value, string>()
   readonly #inline = new Map<string, object>()
   readonly #inputs: object[] = []
   readonly #outputs: object[] = []
@@ -115,9 +119,11 @@ export class Graph {
     return name
   }
 
+  /** Best an operator's very result: any other value, one that is an output already and a result reshaped are copied at the end. */
   output(name: string, value: Value, type: ElementType, dims: readonly Dim[]): void {
-    this.#nodes.push({ opType: 'Identity', input: [value], output: [name], name: `output ${name}`, attribute: [] })
     this.#outputs.push(valueInfo(name, type, dims))
+    if (this.#results.get(value) === value) this.#results.set(value, name)
+    else this.#nodes.push({ opType: 'Identity', input: [value], output: [name], name: `output ${name}`, attribute: [] })
   }
 
   /** A trained tensor, read from the shard file. */
@@ -160,6 +166,7 @@ export class Graph {
     domain = '',
   ): Value[] {
     const output = Array.from({ length: count }, () => `${type} ${this.#names++}`)
+    for (const result of output) this.#results.set(result, result)
     const attribute = Object.entries(attributes).map(([name, value]) => encodeAttribute(name, value))
     this.#nodes.push({ opType: type, input: [...inputs], output, name: output[0], attribute, domain })
     return output
@@ -178,6 +185,7 @@ export class Graph {
         { key: 'length', value: String(bytes) },
       ],
     }))
+    const named = (value: Value): string => this.#results.get(value) ?? value
     return modelProto
       .encode(
         modelProto.fromObject({
@@ -188,7 +196,11 @@ export class Graph {
           ],
           graph: {
             name: shard,
-            node: this.#nodes,
+            node: this.#nodes.map((node) => ({
+              ...node,
+              input: node.input.map(named),
+              output: node.output.map(named),
+            })),
             initializer: [...this.#inline.values(), ...external],
             input: this.#inputs,
             output: this.#outputs,
