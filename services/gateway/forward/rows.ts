@@ -15,22 +15,9 @@ export function scatterRows(rows: Float32Array, to: Float32Array, { heads, dim }
     to.set(rows, begin * dim)
     return
   }
-  const count = rows.length / (heads * dim)
   for (let head = 0; head < heads; head++) {
     let target = (head * to.length) / heads + begin * dim
-    for (let row = 0; row < count; row++, target += dim) copyRow(rows, (row * heads + head) * dim, to, target, dim)
+    for (let at = head * dim; at < rows.length; at += heads * dim, target += dim)
+      to.set(rows.subarray(at, at + dim), target)
   }
-}
-
-/** Plain loop: a head's row is too short for subarray and set to pay. */
-function copyRow(from: Float32Array, source: number, to: Float32Array, target: number, length: number): void {
-  const whole = length - (length % 4)
-  let i = 0
-  for (; i < whole; i += 4) {
-    to[target + i] = from[source + i]
-    to[target + i + 1] = from[source + i + 1]
-    to[target + i + 2] = from[source + i + 2]
-    to[target + i + 3] = from[source + i + 3]
-  }
-  for (; i < length; i++) to[target + i] = from[source + i]
 }
