@@ -33,28 +33,28 @@ type Spread = { lots: Map<Runner, number[]>; homeless: number[] }
 /** Rows of an expert beyond these may go to another holder: fewer are not worth reading its weights twice. */
 const ROWS_TOGETHER = 16
 
-/** Assignments [begin, end) of a list: all of one expert's, or a part that goes to one holder. */
-type Run = { begin: number; end: number; expert: number }
+/** Assignments [begin, end) of a list: all of one expert's, or a part that goes to one holder; copies of it that there are. */
+type Run = { begin: number; end: number; expert: number; copies: number }
 
-/** Experts with one holder first: what those have to do then counts where others have a choice, the largest first. */
+/** Experts with the fewest holders first, then the largest: what those have to do counts where others have more choice. */
 const runsOf = (
   runners: Runners,
   layer: number,
   { ids }: Routes,
   assignments: readonly number[] | Uint32Array,
 ): readonly Run[] => {
-  const [bound, free]: [Run[], Run[]] = [[], []]
+  const whole: Run[] = []
   for (let begin = 0, end = 0; begin < assignments.length; begin = end) {
     const expert = ids[assignments[begin]]
     while (end < assignments.length && ids[assignments[end]] === expert) end++
-    const list = runners.copies(layer, expert) > 1 ? free : bound
-    list.push({ begin, end, expert })
+    whole.push({ begin, end, expert, copies: runners.copies(layer, expert) })
   }
-  free.sort((a, b) => b.end - b.begin - (a.end - a.begin) || a.begin - b.begin)
-  for (const { begin, end, expert } of free)
-    for (let from = begin; from < end; from += ROWS_TOGETHER)
-      bound.push({ begin: from, end: Math.min(end, from + ROWS_TOGETHER), expert })
-  return bound
+  whole.sort((a, b) => a.copies - b.copies || b.end - b.begin - (a.end - a.begin) || a.begin - b.begin)
+  return whole.flatMap(({ begin, end, expert, copies }) => {
+    const rows = copies > 1 ? ROWS_TOGETHER : end - begin
+    const cuts = Array.from({ length: Math.ceil((end - begin) / rows) }, (_, cut) => begin + cut * rows)
+    return cuts.map((from) => ({ begin: from, end: Math.min(end, from + rows), expert, copies }))
+  })
 }
 
 /**
@@ -69,10 +69,23 @@ export const spread = (
   options: { avoid: ReadonlySet<Runner> },
 ): Spread => {
   const planned = new Map<Runner, number>()
-  const places = new Map<Runner | null, number[]>([[null, []]])
-  for (const { begin, end, expert } of runsOf(runners, layer, routes, assignments)) {
+  const plan = (runner: Runner | null, rows: number): void => {
+    if (runner) planned.set(runner, (planned.get(runner) ?? 0) + rows)
+  }
+  const chosen = new Map<Run, Runner | null>()
+  const choose = (run: Run): void => {
+    const { begin, end, expert } = run
+    plan(chosen.get(run) ?? null, begin - end)
     const runner = runners.pick(layer, expert, { planned, ...options })
-    if (runner) planned.set(runner, (planned.get(runner) ?? 0) + end - begin)
+    plan(runner, end - begin)
+    chosen.set(run, runner)
+  }
+  const runs = runsOf(runners, layer, routes, assignments)
+  for (const run of runs) choose(run)
+  // Again, where there is a choice: what the later ones have taken is known now.
+  for (const run of runs) if (run.copies > 1) choose(run)
+  const places = new Map<Runner | null, number[]>([[null, []]])
+  for (const [{ begin, end }, runner] of chosen) {
     const own = places.get(runner) ?? []
     places.set(runner, own)
     for (let place = begin; place < end; place++) own.push(place)
