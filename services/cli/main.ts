@@ -8,14 +8,11 @@ import { packageRoot } from '../../shared/root.ts'
 /** What shells report for a process ended by Ctrl-C. */
 const EXIT_INTERRUPTED = 130
 
-const SERVES = 'Serves one model over HTTP and gRPC, with experts on the workers it is given'
-const HOLDS = 'Holds and runs experts for gateways'
-
 /** Each in modules of its own, which only who asks for it need wait for. */
 const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   up: async () => (await import('./up.ts')).upCommand(),
-  gateway: async () => (await import('./service.ts')).serviceCommand('gateway', SERVES),
-  worker: async () => (await import('./service.ts')).serviceCommand('worker', HOLDS),
+  gateway: async () => (await import('./service.ts')).serviceCommand('gateway'),
+  worker: async () => (await import('./service.ts')).serviceCommand('worker'),
   generate: async () => (await import('./generate.ts')).generateCommand(),
   inspect: async () => (await import('./inspect.ts')).inspectCommand(),
   load: async () => (await import('./load.ts')).loadCommand(),

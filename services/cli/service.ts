@@ -4,9 +4,14 @@ import { built } from '../../shared/root.ts'
 import { COMPUTE_FLAGS, computeEnv } from './config.ts'
 import type { Service } from './member.ts'
 
+const DESCRIPTIONS: Readonly<Record<Service, string>> = {
+  gateway: 'Serves one model over HTTP and gRPC, with experts on the workers it is given',
+  worker: 'Holds and runs experts for gateways',
+}
+
 /** `expertmesh gateway …` and `expertmesh worker …`: the service itself, with every flag (--help too) its own. */
-export const serviceCommand = (service: Service, description: string): Command =>
-  entryCommand(service, `services/${service}/main.ts`, description)
+export const serviceCommand = (service: Service): Command =>
+  entryCommand(service, `services/${service}/main.ts`, DESCRIPTIONS[service])
 
 /** `expertmesh plan …`: the gateway's placement, worked out in a process of its own. */
 export const planCommand = (): Command =>

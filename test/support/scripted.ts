@@ -1,5 +1,7 @@
 import type { Call, CallOptions, Reply } from '../../services/gateway/forward/dispatch.ts'
 import type { Remote } from '../../services/gateway/forward/remote.ts'
+import type { Topology } from '../../services/gateway/placement/locate.ts'
+import { type RunnersOptions, WorkerRunners } from '../../services/gateway/placement/runners.ts'
 import { Code, MeshError } from '../../shared/errors.ts'
 import type { ExpertFrame } from '../../shared/model/experts.ts'
 
@@ -49,4 +51,23 @@ export const openPeer = (name: string, script: Script = () => ({})): Peer => {
     close: () => {},
   }
   return peer
+}
+
+/** Runners over these peers, refereed by what peers compute when left alone. */
+export const openRunners = (
+  peers: readonly Peer[],
+  topology: Topology,
+  onState: RunnersOptions['onState'] = () => {},
+): WorkerRunners => {
+  const runners = new WorkerRunners({
+    connect: (address) => {
+      const peer = peers.find(({ name }) => name === address)
+      if (!peer) throw new Error(`no peer ${address}`)
+      return peer
+    },
+    onState,
+    referee: async (frame) => ({ rows: expertRows(frame), rowScale: null }),
+  })
+  void runners.setTopology(topology)
+  return runners
 }

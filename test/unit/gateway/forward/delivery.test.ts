@@ -3,10 +3,10 @@ import { expect, test, vi } from 'vitest'
 import { type Arrived, dispatch } from '../../../../services/gateway/forward/dispatch.ts'
 import type { Routes } from '../../../../services/gateway/forward/route.ts'
 import { type Topology, topologyOf } from '../../../../services/gateway/placement/locate.ts'
-import { WorkerRunners } from '../../../../services/gateway/placement/runners.ts'
+import type { WorkerRunners } from '../../../../services/gateway/placement/runners.ts'
 import { Code, MeshError } from '../../../../shared/errors.ts'
 import { seeded } from '../../../support/random.ts'
-import { expertRows, failing, openPeer, type Peer, silence } from '../../../support/scripted.ts'
+import { expertRows, failing, openPeer, openRunners, type Peer, silence } from '../../../support/scripted.ts'
 
 const LAYER = 3
 const EXPERTS = 8
@@ -15,24 +15,11 @@ const HIDDEN = 4
 /** Peers that all hold every expert of the layer, unless a topology says otherwise. */
 const open = (peers: readonly Peer[], topology?: Topology) => {
   const states: string[] = []
-  const runners = new WorkerRunners({
-    connect: (address) => {
-      const peer = peers.find(({ name }) => name === address)
-      if (!peer) throw new Error(`no peer ${address}`)
-      return peer
-    },
-    onState: (address, state) => states.push(`${address} ${state}`),
-    referee: async (frame) => ({ rows: expertRows(frame), rowScale: null }),
-  })
   const all = [{ layer: LAYER, experts: [...Array(EXPERTS).keys()] }]
   const names = peers.map(({ name }) => name)
-  runners.setTopology(
-    topology ??
-      topologyOf(
-        1,
-        names,
-        names.map(() => all),
-      ),
+  const homes = names.map(() => all)
+  const runners = openRunners(peers, topology ?? topologyOf(1, names, homes), (address, state) =>
+    states.push(`${address} ${state}`),
   )
   return { runners, states }
 }

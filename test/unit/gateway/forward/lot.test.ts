@@ -1,19 +1,12 @@
 import { expect, test } from 'vitest'
 import { byExpert, spread } from '../../../../services/gateway/forward/lot.ts'
 import { topologyOf } from '../../../../services/gateway/placement/locate.ts'
-import { WorkerRunners } from '../../../../services/gateway/placement/runners.ts'
-import { MeshError } from '../../../../shared/errors.ts'
-import { openPeer } from '../../../support/scripted.ts'
+import { openPeer, openRunners } from '../../../support/scripted.ts'
 
 const TURNS = 100
 
 test('holders of several experts stand level: who has less choice is served first', () => {
   const peers = ['a', 'b', 'c', 'd'].map((name) => openPeer(name))
-  const runners = new WorkerRunners({
-    connect: (address) => peers.find(({ name }) => name === address) ?? openPeer(address),
-    onState: () => {},
-    referee: () => Promise.reject(MeshError.from('nobody differs here')),
-  })
   // The largest expert has three holders, the next one two, and every worker has one of its own besides.
   const experts = [
     [0, 2],
@@ -24,7 +17,7 @@ test('holders of several experts stand level: who has less choice is served firs
   const rows = [196, 122, 53, 33, 60, 76]
   const names = peers.map(({ name }) => name)
   const homes = experts.map((held) => [{ layer: 0, experts: held }])
-  void runners.setTopology(topologyOf(1, names, homes))
+  const runners = openRunners(peers, topologyOf(1, names, homes))
   const ids = Uint32Array.from(rows.flatMap((count, expert) => Array<number>(count).fill(expert)))
   const routes = { topK: 1, ids, weights: new Float32Array(ids.length).fill(1) }
 

@@ -1,28 +1,16 @@
 import { expect, test } from 'vitest'
 import { topologyOf } from '../../../../services/gateway/placement/locate.ts'
-import { WorkerRunners } from '../../../../services/gateway/placement/runners.ts'
-import { MeshError } from '../../../../shared/errors.ts'
-import { openPeer } from '../../../support/scripted.ts'
+import { openPeer, openRunners } from '../../../support/scripted.ts'
 
 const ROUNDS = 4_000
 
 /** Shares of one expert's assignments that holders get who answer one after so many milliseconds, one after another. */
 const sharesOf = (msPerAssignment: readonly number[]): number[] => {
   const peers = msPerAssignment.map((_, i) => openPeer(`w${i}`))
-  const runners = new WorkerRunners({
-    connect: (address) => peers.find(({ name }) => name === address) ?? openPeer(address),
-    onState: () => {},
-    referee: () => Promise.reject(MeshError.from('nobody differs here')),
-  })
   const names = peers.map(({ name }) => name)
   const home = [{ layer: 0, experts: [0] }]
-  void runners.setTopology(
-    topologyOf(
-      1,
-      names,
-      names.map(() => home),
-    ),
-  )
+  const homes = names.map(() => home)
+  const runners = openRunners(peers, topologyOf(1, names, homes))
   const outcome = (i: number) => ({ kind: 'answered', ms: msPerAssignment[i], computeUs: 0 }) as const
   for (const [i, peer] of peers.entries())
     for (let n = 0; n < 10; n++) {
