@@ -41,6 +41,7 @@ export type ForwardResponse = TokenRows & {
   message: string
   computeUs: number
   waitUs: number
+  busyUs: number
   /** checksum of the rows. */
   crc: number
 }
@@ -113,7 +114,7 @@ const tensorsOf = (frame: ExpertFrame): Uint8Array[] => [
 
 /** `inShm`: the rows lie in shared memory, where the request wanted them. */
 export const encodeResponse = (response: ForwardResponse, inShm = false): Buffer => {
-  const { call, code, computeUs, waitUs, crc } = response
+  const { call, code, computeUs, waitUs, busyUs, crc } = response
   const message = Buffer.from(response.message).subarray(0, MAX_MESSAGE_BYTES)
   const [all, rowScale] = bytesOfRows(response)
   const rows = inShm ? NOTHING : all
@@ -124,7 +125,7 @@ export const encodeResponse = (response: ForwardResponse, inShm = false): Buffer
     bytesSize(rows.length) +
     fixedSize(crc)
   const padding = NOTHING_OF[paddingOf(size - rows.length)]
-  const after = bytesSize(rowScale.length)
+  const after = bytesSize(rowScale.length) + numberSize(busyUs)
   const cursor: Cursor = { bytes: Buffer.allocUnsafe(size + bytesSize(padding.length) + after), at: 0 }
   writeNumber(cursor, 1, call)
   writeNumber(cursor, 2, code)
@@ -136,6 +137,7 @@ export const encodeResponse = (response: ForwardResponse, inShm = false): Buffer
   writeBytes(cursor, 8, rows)
   writeNumber(cursor, 9, shmBytes)
   writeBytes(cursor, 10, rowScale)
+  writeNumber(cursor, 11, busyUs)
   return cursor.bytes
 }
 
@@ -256,6 +258,7 @@ export const decodeResponse = (bytes: Buffer, read = noShm, maxBytes = 0): Forwa
     message: fields.text(3, MAX_MESSAGE_BYTES),
     computeUs: fields.uint32(4, 'compute_us'),
     waitUs: fields.uint32(5, 'wait_us'),
+    busyUs: fields.uint32(11, 'busy_us'),
     rows: quantised ? bytesOf(rows) : floatsOf(rows),
     rowScale: quantised ? floatsOf(rowScale) : null,
     crc,

@@ -35,6 +35,17 @@ export const coresQuota = (): number =>
     return quota > 0 && period > 0 ? Math.min(least, quota / period) : least
   }, Number.POSITIVE_INFINITY)
 
+/** Microseconds that a quota of so many cores takes to grant the CPU time this process has used since it was last asked. */
+export const openGranted = (cores: number): (() => number) => {
+  let last = process.cpuUsage()
+  return () => {
+    const now = process.cpuUsage()
+    const usedUs = now.user + now.system - last.user - last.system
+    last = now
+    return Math.round(usedUs / cores)
+  }
+}
+
 /** Cores this process may use: a container's CPU quota counts, which Node does not see everywhere. */
 export const coresAllowed = (): number => Math.max(1, Math.min(Math.floor(coresQuota()), availableParallelism()))
 

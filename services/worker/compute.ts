@@ -2,6 +2,7 @@
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { invalid, MeshError } from '../../shared/errors.ts'
 import { checksum } from '../../shared/frame.ts'
+import { coresQuota, openGranted } from '../../shared/machine.ts'
 import { type ExpertFrame, type Experts, openExperts } from '../../shared/model/experts.ts'
 import { finiteRows, NO_ROWS, type TokenRows } from '../../shared/model/rows.ts'
 import {
@@ -44,11 +45,15 @@ const compute = ({ cacheDir, device, threads }: Omit<ComputeSetup, 'bell'>): ((j
 /** Sleeps on the bell while there is nothing to do: it wakes in a fraction of the time that an event loop takes to notice a message. */
 const serve = async (port: MessagePort, { bell, ...setup }: ComputeSetup): Promise<never> => {
   const perform = compute(setup)
+  const granted = openGranted(coresQuota())
   const answer = async ({ id, job }: ToCompute): Promise<void> => {
     const startedUs = nowUs()
+    granted()
     try {
       const rows = await perform(job)
-      const done: Done = { ...rows, startedUs, computeUs: nowUs() - startedUs, crc: checksum(rows) }
+      const computeUs = nowUs() - startedUs
+      const busyUs = Math.max(computeUs, granted())
+      const done: Done = { ...rows, startedUs, computeUs, busyUs, crc: checksum(rows) }
       const arrays = rows === NO_ROWS ? [] : [rows.rows, ...(rows.rowScale ? [rows.rowScale] : [])]
       port.postMessage(
         { id, done } satisfies FromCompute,

@@ -26,8 +26,8 @@ export type ForwardLimits = {
 const QUEUED_FRAMES_OF_FULL_SIZE = 8
 
 type Stream = ServerDuplexStream<Buffer, Buffer>
-type Answer = TokenRows & { crc: number; computeUs: number; waitUs: number }
-const NOTHING: Answer = { ...NO_ROWS, crc: 0, computeUs: 0, waitUs: 0 }
+type Answer = TokenRows & { crc: number; computeUs: number; waitUs: number; busyUs: number }
+const NOTHING: Answer = { ...NO_ROWS, crc: 0, computeUs: 0, waitUs: 0, busyUs: 0 }
 
 /** Serves Forward streams. After drain has begun every new frame is UNAVAILABLE. */
 export type Forward = {
@@ -182,11 +182,12 @@ const assemble = (
 ): Answer => {
   const waitUs = Math.max(0, Math.min(...done.map(({ startedUs }) => startedUs)) - arrivedUs)
   const computeUs = Math.max(...done.map((part) => part.computeUs))
+  const times = { computeUs, waitUs, busyUs: Math.max(...done.map((part) => part.busyUs)) }
   const whole = done.length === 1 && parts[0].positions === null
-  if (whole) return { rows: done[0].rows, rowScale: done[0].rowScale, crc: done[0].crc, computeUs, waitUs }
+  if (whole) return { rows: done[0].rows, rowScale: done[0].rowScale, crc: done[0].crc, ...times }
   const placed = done.map((rows, i) => ({ rows, positions: parts[i].positions ?? new Uint32Array(0) }))
   const rows = merge(placed, assignments, hidden)
-  return { ...rows, crc: checksum(rows), computeUs, waitUs }
+  return { ...rows, crc: checksum(rows), ...times }
 }
 
 const exhausted = (message: string): MeshError => new MeshError(Code.RESOURCE_EXHAUSTED, message)

@@ -19,8 +19,11 @@ export type Job =
   | { kind: 'load'; model: ModelSource; layer: number; expert: number }
   | { kind: 'unload'; model: string; layer: number; expert: number }
 
-/** startedUs is on the clock of nowUs. There are no rows for anything but 'run'. */
-export type Done = TokenRows & { startedUs: number; computeUs: number; crc: number }
+/**
+ * startedUs is on the clock of nowUs. busyUs: computeUs, or longer where a CPU quota grants what was used meanwhile only in so long.
+ * There are no rows for anything but 'run'.
+ */
+export type Done = TokenRows & { startedUs: number; computeUs: number; busyUs: number; crc: number }
 export type ToCompute = { id: number; job: Job }
 export type FromCompute = { id: number; done: Done } | { id: number; code: Code; message: string }
 

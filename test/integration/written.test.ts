@@ -51,7 +51,7 @@ const serve = async (address: string, onRows: (rowCount: number) => void): Promi
       const { call, frame } = decodeRequest(bytes)
       if (frame) onRows(frame.rowCount)
       const rows = roomLike(NO_ROWS, frame?.rowIndex.length ?? 0, frame?.hidden ?? 0)
-      const head = { call, code: 0, message: '', computeUs: 0, waitUs: 0 }
+      const head = { call, code: 0, message: '', computeUs: 0, waitUs: 0, busyUs: 0 }
       stream.write(encodeResponse({ ...head, ...rows, crc: checksum(rows) }))
     })
     stream.on('end', () => stream.end())

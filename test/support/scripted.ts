@@ -39,7 +39,7 @@ export const openPeer = (name: string, script: Script = () => ({})): Peer => {
       })
       const answered = async (): Promise<Reply> => {
         const told = await peer.script(frame, peer.frames.length)
-        return { rows: expertRows(frame), rowScale: null, finite: true, bytes: 0, computeUs: 1, ...told }
+        return { rows: expertRows(frame), rowScale: null, finite: true, bytes: 0, computeUs: 1, busyUs: 1, ...told }
       }
       const reply = Promise.race([answered(), called])
       reply.catch(() => {})

@@ -60,6 +60,7 @@ const randomResponse = (next: Next): ForwardResponse => {
     code: 0,
     message: '',
     computeUs: next(5000),
+    busyUs: next(9000),
     waitUs: next(5000),
     ...rows,
     crc: checksum(rows),
@@ -216,12 +217,12 @@ describe('a response frame', () => {
     for (let i = 0; i < 200; i += 1) {
       const response = randomResponse(next)
       const rows = Buffer.from(response.rows.buffer)
-      const { call, code, message, computeUs, waitUs, crc } = response
+      const { call, code, message, computeUs, waitUs, busyUs, crc } = response
       const row_scale = [...(response.rowScale ?? [])]
       const bytes = encodeResponse(response)
       const { padding } = Forward.responseDeserialize(bytes) as ForwardResponse__Output
       const head = { call, code, message, compute_us: computeUs, wait_us: waitUs, crc }
-      const fields = { ...head, padding, rows, shm_bytes: 0, row_scale }
+      const fields = { ...head, padding, rows, shm_bytes: 0, row_scale, busy_us: busyUs }
       expect(bytes.equals(Forward.responseSerialize(withoutDefaults(fields)))).toBe(true)
       expect(Forward.responseDeserialize(bytes) as ForwardResponse__Output).toEqual(fields)
       expect(decodeResponse(displaced(bytes, i % 8))).toEqual(response)
@@ -239,7 +240,7 @@ describe('a response frame', () => {
   })
 
   it('with an error carries its message', () => {
-    const empty = { computeUs: 0, waitUs: 9, ...NO_ROWS, crc: 0 }
+    const empty = { computeUs: 0, waitUs: 9, busyUs: 8, ...NO_ROWS, crc: 0 }
     const failure = { call: 3, code: Code.NOT_FOUND, message: 'no such expert', ...empty }
     expect(decodeResponse(encodeResponse(failure))).toEqual(failure)
   })

@@ -4,6 +4,7 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { expect, test } from 'vitest'
+import { openGranted } from '../../shared/machine.ts'
 import { packageRoot } from '../../shared/root.ts'
 import { openQuota } from '../support/quota.ts'
 
@@ -28,4 +29,17 @@ test('a process sees the CPU quota of its own group, and is allowed the whole co
   expect(seen).toEqual([1.5, 1])
   expect(await seenWith(0.25)).toEqual([0.25, 1])
   expect(await seenWith(64)).toEqual([64, availableParallelism()])
+})
+
+test('what a process has used is granted by a quota in so much longer', () => {
+  const USED_US = 20_000
+  const [half, unlimited] = [openGranted(0.5), openGranted(Number.POSITIVE_INFINITY)]
+  const before = process.cpuUsage()
+  const used = ({ user, system } = process.cpuUsage(before)): number => user + system
+  while (used() < USED_US);
+  const granted = half()
+  expect(granted).toBeGreaterThanOrEqual(2 * USED_US)
+  expect(granted).toBeLessThanOrEqual(2 * (used() + 1_000))
+  expect(half()).toBeLessThan(granted)
+  expect(unlimited()).toBe(0)
 })

@@ -15,7 +15,7 @@ const frame = {
 const request = { call: 7, model: 'm', deadlineMs: 0, cancelCall: 0, frame, shmOffset: 2 ** 33 }
 const rows = Float32Array.of(6, 5, 4)
 const answer = { rows, rowScale: null }
-const response = { call: 7, code: 0, message: '', computeUs: 1, waitUs: 2, ...answer, crc: checksum(answer) }
+const response = { call: 7, code: 0, message: '', computeUs: 1, waitUs: 2, busyUs: 3, ...answer, crc: checksum(answer) }
 
 /** Memory that holds these values, and nothing else, there. */
 const memory =

@@ -31,6 +31,7 @@ export type ExpertReply = TokenRows & {
   finite: boolean
   computeUs: number
   waitUs: number
+  busyUs: number
   /** Bytes of the answer on the wire. */
   bytes: number
 }
@@ -239,14 +240,14 @@ export class WorkerChannel {
   #settle(response: ForwardResponse, bytes: number): void {
     const waiting = this.#take(response.call)
     if (!waiting) return
-    const { rows, rowScale, computeUs, waitUs } = response
+    const { rows, rowScale, computeUs, waitUs, busyUs } = response
     const [values, scales] = [rows.length, rowScale?.length ?? 0]
     if (response.code !== 0) waiting.reject(refused(this.address, response))
     else if (values !== waiting.due.values || scales !== waiting.due.scales) {
       const due = `${waiting.due.values} and ${waiting.due.scales} were due`
       const cause = `worker ${this.address} answered ${values} values and ${scales} scales where ${due}`
       waiting.reject(new MeshError(Code.DATA_LOSS, cause))
-    } else waiting.resolve({ rows, rowScale, finite: finiteRows(response), computeUs, waitUs, bytes })
+    } else waiting.resolve({ rows, rowScale, finite: finiteRows(response), computeUs, waitUs, busyUs, bytes })
   }
 
   /** Every outstanding call fails; the next send opens another stream. */

@@ -4,7 +4,7 @@ import { rowBytes, type TokenRows } from '../../../shared/model/rows.ts'
 import type { Attended } from './attend.ts'
 import type { Arrived, DispatchLimits, Handle, Reply, Runner, Runners } from './dispatch.ts'
 import { examine } from './examine.ts'
-import { byExpert, type Lot, makeFrame, NOBODY, spread } from './lot.ts'
+import { answered, byExpert, type Lot, makeFrame, NOBODY, spread } from './lot.ts'
 import { DROPPED, type Routes } from './route.ts'
 
 /** Waits between looks for a runner of experts that nobody offers: doubled from the first to the last. */
@@ -151,7 +151,7 @@ export class Delivery implements Handle {
   #answered(lot: Lot, reply: Reply): void {
     if (!lot.open) return
     if (!reply.finite && !this.#confirmed(lot)) return
-    this.#settle(lot, { kind: 'answered', ms: performance.now() - lot.sentMs, computeUs: reply.computeUs })
+    this.#settle(lot, answered(lot, this.#job.routes, reply))
     for (const assignment of lot.assignments) {
       const doubted = this.#doubtful.get(assignment)
       if (doubted && reply.finite && doubted !== lot.runner) {

@@ -13,6 +13,8 @@ export type Reply = TokenRows & {
   bytes: number
   /** Time in the experts' kernels, microseconds. */
   computeUs: number
+  /** Time it took of its runner, were that never idle, microseconds. */
+  busyUs: number
 }
 export type CallOptions = { deadlineMs: number; signal: AbortSignal }
 /** Something that runs experts: a worker's stream, or the experts in this process. */
@@ -24,7 +26,8 @@ export type Runner = {
 
 /** What became of a call, as its runner is judged by. */
 export type Outcome =
-  | { kind: 'answered'; ms: number; computeUs: number }
+  /** work: its rows, and the weights that were read for them, in rows. */
+  | { kind: 'answered'; ms: number; work: number; busyUs: number }
   /** Somebody who was asked later answered first. */
   | { kind: 'late' }
   /** No answer long after one was due, and nobody else to ask. */

@@ -1,7 +1,7 @@
 import type { ExpertFrame } from '../../../shared/model/experts.ts'
 import { pickRows } from '../../../shared/model/rows.ts'
 import type { Attended } from './attend.ts'
-import type { Runner, Runners } from './dispatch.ts'
+import type { Outcome, Reply, Runner, Runners } from './dispatch.ts'
 import { DROPPED, type Routes } from './route.ts'
 
 /** In place of the source of an assignment that has no row. */
@@ -30,8 +30,18 @@ export const byExpert = ({ ids }: Routes): Uint32Array =>
 
 type Spread = { lots: Map<Runner, number[]>; homeless: number[] }
 
-/** Rows of an expert beyond these may go to another holder: fewer are not worth reading its weights twice. */
+/** Reading an expert's weights takes about as long as so many rows: on to another holder go only rows beyond these. */
 const ROWS_TOGETHER = 16
+
+/** Assignments, ascending by expert, as work: rows, and the weights of each expert as the rows that reading them is worth. */
+export const workOf = ({ ids }: Routes, assignments: readonly number[]): number =>
+  assignments.reduce((work, a, i) => work + 1 + (i === 0 || ids[a] !== ids[assignments[i - 1]] ? ROWS_TOGETHER : 0), 0)
+
+/** What its answer says of a lot's runner. */
+export const answered = (lot: Lot, routes: Routes, { busyUs }: Reply): Outcome => {
+  const ms = performance.now() - lot.sentMs
+  return { kind: 'answered', ms, work: workOf(routes, lot.assignments), busyUs }
+}
 
 /** Assignments [begin, end) of a list: all of one expert's, or a part that goes to one holder; copies of it that there are. */
 type Run = { begin: number; end: number; expert: number; copies: number }

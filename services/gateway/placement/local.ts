@@ -23,6 +23,7 @@ export const localRunners = (experts: Experts): Runners => {
 const timed = async (experts: Experts, frame: ExpertFrame): Promise<Reply> => {
   const begun = performance.now()
   const rows = await experts.run(frame)
+  const computeUs = Math.round((performance.now() - begun) * 1000)
   // What is not finite was computed here by the very kernels that would compute it again.
-  return { ...rows, finite: true, bytes: 0, computeUs: Math.round((performance.now() - begun) * 1000) }
+  return { ...rows, finite: true, bytes: 0, computeUs, busyUs: computeUs }
 }

@@ -17,11 +17,8 @@ const ROWS_MIN = 2_000
 const GAIN_MIN = 0.05
 /** Loads of one rebalance: the rest waits for the next. */
 const LOADS_MAX = 256
-/**
- * A worker whose kernels ran at least this share of the time that the busiest worker's did was as busy as that one. Small enough that
- * all are, once the load is about level: else a start that was measured wrong would be believed for ever.
- */
-const BUSY_SHARE = 0.6
+/** A worker that was busy for at least this share of the busiest one's time is known by its work: less may have been odd rows only. */
+const KNOWN_SHARE = 0.1
 
 /** A worker as balancing sees it. */
 export type Balanceable = {
@@ -60,8 +57,9 @@ export type Rebalance = {
   totals(): { turns: number; loads: number }
 }
 
-type Work = { rows: number; computeUs: number }
-/** rowsPerSecond: measured at its start. computeUs: what its kernels took for these rows. */
+/** work: token rows, and the weights read for them, in rows. busyUs: what that takes of a worker that is never idle. */
+type Work = { work: number; busyUs: number }
+/** rowsPerSecond: measured at its start. */
 export type Worked = Work & { rowsPerSecond: number }
 
 /** Learns the load from the engine's reports, and levels it when asked to. */
@@ -72,7 +70,7 @@ export const openRebalance = (options: RebalanceOptions): Rebalance => {
     layers[layer] = Array<number>(space.experts).fill(0)
     return layers
   }, [])
-  let work = new Map<string, Work>()
+  let works = new Map<string, Work>()
   let told: Balancedness = { measured: 1, before: 1, after: 1 }
   const totals = { turns: 0, loads: 0 }
   let running: Promise<void> | null = null
@@ -81,15 +79,15 @@ export const openRebalance = (options: RebalanceOptions): Rebalance => {
     for (const layers of Object.values(expertRows))
       for (const [layer, experts] of layers.entries())
         for (const [expert, rows] of experts?.entries() ?? []) if (rows && load[layer]) load[layer][expert] += rows
-    for (const { address, rows, computeUs } of workers) {
-      const own = work.get(address) ?? { rows: 0, computeUs: 0 }
-      work.set(address, { rows: own.rows + rows, computeUs: own.computeUs + computeUs })
+    for (const { address, work, busyUs } of workers) {
+      const own = works.get(address) ?? { work: 0, busyUs: 0 }
+      works.set(address, { work: own.work + work, busyUs: own.busyUs + busyUs })
     }
   }
 
   const forget = (): void => {
     for (const rows of load) if (rows) for (const expert of rows.keys()) rows[expert] *= DECAY
-    work = new Map()
+    works = new Map()
   }
 
   const level = async (): Promise<void> => {
@@ -97,11 +95,11 @@ export const openRebalance = (options: RebalanceOptions): Rebalance => {
     const workers = options.workers()
     const known = rows >= ROWS_MIN
     if (!workers || workers.length < 2 || (!known && options.rules.length === 0)) return
-    const worked = workers.map((worker) => ({ ...worker, ...(work.get(worker.address) ?? { rows: 0, computeUs: 0 }) }))
+    const worked = workers.map((worker) => ({ ...worker, ...(works.get(worker.address) ?? { work: 0, busyUs: 0 }) }))
     const speeds = speedsOf(worked)
     const task = taskOf(options, workers, speeds, known ? load : [])
     const { rounds, before, expected } = await compute(task)
-    const measured = levelness(worked.map((each, i) => each.rows / speeds[i]))
+    const measured = levelness(worked.map(({ work }, i) => work / speeds[i]))
     told = { measured, before: 1 / (before?.imbalance ?? 1), after: 1 / expected.imbalance }
     forget()
     const loads = rounds.flatMap((round) => round.loads.flat()).reduce((sum, { experts }) => sum + experts.length, 0)
@@ -130,21 +128,19 @@ export const openRebalance = (options: RebalanceOptions): Rebalance => {
 }
 
 /**
- * Rows per second, in any unit. What a worker's kernels need per row shows its speed while it is kept busy; one that rests between
- * runs may look several times faster than it can keep up, under a CPU quota or on a processor that boosts. So busy workers count by
- * their work, the others by the start's measurement, on the scale of the busy ones: as far as their work bears it out, for a start is
- * short. They can do no less than they did while the busiest had no rest, and no more than they did while they ran.
+ * Rows per second, in any unit: how fast a worker was with the work that it had, whatever rows its experts got. Whoever had hardly any
+ * counts by its start's measurement, on the scale of the others, but not for less than it did while the busiest was busy; a start is
+ * short, and beside other processes that start it may be wrong by half.
  */
 export const speedsOf = (workers: readonly Worked[]): number[] => {
-  const busiestUs = Math.max(...workers.map(({ computeUs }) => computeUs))
-  const busy = workers.filter(({ rows, computeUs }) => rows > 0 && computeUs >= BUSY_SHARE * busiestUs)
-  const logScale = busy.map(({ rows, computeUs, rowsPerSecond }) => Math.log(rows / computeUs / rowsPerSecond))
-  const scale = Math.exp(logScale.reduce((sum, each) => sum + each, 0) / Math.max(1, busy.length))
+  const busiestUs = Math.max(...workers.map(({ busyUs }) => busyUs))
+  const known = workers.filter(({ busyUs }) => busyUs > 0 && busyUs >= KNOWN_SHARE * busiestUs)
+  const logScale = known.map(({ work, busyUs, rowsPerSecond }) => Math.log(work / busyUs / rowsPerSecond))
+  const scale = Math.exp(logScale.reduce((sum, each) => sum + each, 0) / Math.max(1, known.length))
   return workers.map((worker) => {
-    const { rows, computeUs, rowsPerSecond } = worker
-    if (busy.includes(worker)) return rows / computeUs
-    const atStart = scale * rowsPerSecond
-    return rows > 0 ? Math.min(Math.max(atStart, rows / busiestUs), rows / computeUs) : atStart
+    const { work, busyUs, rowsPerSecond } = worker
+    if (known.includes(worker)) return work / busyUs
+    return Math.max(scale * rowsPerSecond, busiestUs > 0 ? work / busiestUs : 0)
   })
 }
 

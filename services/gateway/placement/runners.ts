@@ -24,13 +24,13 @@ type Member = {
   runner: Remote
   health: Health
   leaving: boolean
-  /** Assignments answered and the time their kernels took, since the last report. */
-  done: { rows: number; computeUs: number }
+  /** Work answered and the time it took, since the last report. */
+  done: { work: number; busyUs: number }
   /** Told when nothing is outstanding, or it is live no longer. */
   idle: (() => void)[]
 }
 
-export type WorkerReport = { address: string; state: State; outstanding: number; rows: number; computeUs: number }
+export type WorkerReport = { address: string; state: State; outstanding: number; work: number; busyUs: number }
 export type Counts = { hedged: number; failed: number; ejected: number; lost: number; audited: number; lied: number }
 
 export type RunnersOptions = {
@@ -120,8 +120,8 @@ export class WorkerRunners implements Runners {
     const member = this.#of(runner)
     if (outcome.kind === 'failed') this.#counts.failed++
     if (outcome.kind === 'answered') {
-      member.done.rows += assignments
-      member.done.computeUs += outcome.computeUs
+      member.done.work += outcome.work
+      member.done.busyUs += outcome.busyUs
     }
     if (member.health.settle(assignments, outcome, performance.now())) {
       const { state } = member.health
@@ -169,7 +169,7 @@ export class WorkerRunners implements Runners {
   report(): { workers: WorkerReport[]; counts: Counts } {
     const workers = [...this.#members].map(([address, member]): WorkerReport => {
       const { health, done } = member
-      member.done = { rows: 0, computeUs: 0 }
+      member.done = { work: 0, busyUs: 0 }
       return { address, state: health.state, outstanding: health.outstanding, ...done }
     })
     return { workers, counts: { ...this.#counts } }
@@ -186,7 +186,7 @@ export class WorkerRunners implements Runners {
       health: new Health(),
       leaving: false,
       idle: [],
-      done: { rows: 0, computeUs: 0 },
+      done: { work: 0, busyUs: 0 },
     }
     this.#members.set(address, member)
     this.#byRunner.set(member.runner, member)
@@ -207,7 +207,7 @@ export class WorkerRunners implements Runners {
         health: new Health(),
         leaving: false,
         idle: [],
-        done: { rows: 0, computeUs: 0 },
+        done: { work: 0, busyUs: 0 },
       }
     )
   }

@@ -13,6 +13,7 @@ export interface ForwardResponse {
   'rows'?: (Buffer | Uint8Array | string);
   'shm_bytes'?: (number | string | Long);
   'row_scale'?: (number | string)[];
+  'busy_us'?: (number);
 }
 
 export interface ForwardResponse__Output {
@@ -26,4 +27,5 @@ export interface ForwardResponse__Output {
   'rows': (Buffer);
   'shm_bytes': (number);
   'row_scale': (number)[];
+  'busy_us': (number);
 }

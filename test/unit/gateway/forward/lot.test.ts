@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { byExpert, spread } from '../../../../services/gateway/forward/lot.ts'
+import { byExpert, spread, workOf } from '../../../../services/gateway/forward/lot.ts'
 import { topologyOf } from '../../../../services/gateway/placement/locate.ts'
 import { openPeer, openRunners } from '../../../support/scripted.ts'
 
@@ -30,4 +30,13 @@ test('holders of several experts stand level: who has less choice is served firs
   const all = rows.reduce((sum, count) => sum + count) * TURNS
   expect([...given.values()].reduce((sum, count) => sum + count)).toBe(all)
   expect((Math.max(...given.values()) * peers.length) / all).toBeLessThan(1.04)
+})
+
+test('work is rows and, once for each expert, the weights that are read for them', () => {
+  const routes = { topK: 2, ids: Uint32Array.of(3, 5, 5, 8, 3, 5), weights: new Float32Array(6) }
+  const weights = workOf(routes, [0]) - 1
+  expect(weights).toBeGreaterThan(0)
+  expect(workOf(routes, [])).toBe(0)
+  expect(workOf(routes, [0, 4, 1, 2, 5])).toBe(5 + 2 * weights)
+  expect(workOf(routes, [...byExpert(routes)])).toBe(6 + 3 * weights)
 })

@@ -45,7 +45,7 @@ describe('health', () => {
   test('three calls in a row that are late, short or wrong eject a worker; an answer between them does not', () => {
     const health = new Health()
     health.settle(0, { kind: 'late' }, 0)
-    health.settle(0, { kind: 'answered', ms: 1, computeUs: 1 }, 0)
+    health.settle(0, { kind: 'answered', ms: 1, work: 1, busyUs: 1 }, 0)
     health.settle(0, failed(Code.DATA_LOSS), 0)
     health.settle(0, { kind: 'late' }, 0)
     expect(health.state).toBe('live')
@@ -79,7 +79,7 @@ describe('health', () => {
 
   test('a broken stream is no matter of slowness: what was measured before says nothing of the process that comes back', () => {
     const health = new Health()
-    for (let i = 0; i < 20; i++) health.settle(0, { kind: 'answered', ms: 1, computeUs: 1 }, 0)
+    for (let i = 0; i < 20; i++) health.settle(0, { kind: 'answered', ms: 1, work: 1, busyUs: 1 }, 0)
     health.settle(0, failed(Code.UNAVAILABLE), 0)
     expect(health.state).toBe('lost')
     health.recover()

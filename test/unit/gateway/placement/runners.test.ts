@@ -11,7 +11,7 @@ const sharesOf = (msPerAssignment: readonly number[]): number[] => {
   const home = [{ layer: 0, experts: [0] }]
   const homes = names.map(() => home)
   const runners = openRunners(peers, topologyOf(1, names, homes))
-  const outcome = (i: number) => ({ kind: 'answered', ms: msPerAssignment[i], computeUs: 0 }) as const
+  const outcome = (i: number) => ({ kind: 'answered', ms: msPerAssignment[i], work: 1, busyUs: 0 }) as const
   for (const [i, peer] of peers.entries())
     for (let n = 0; n < 10; n++) {
       runners.sent(peer, 1)
