@@ -27,7 +27,8 @@ const GAIN_MIN = 1.3
 const UNFAIR_MAX = 0.1
 const UNEVEN_MAX = 1.1
 /** Rebalances until shares must be fair. */
-const TURNS_MAX = 3
+const TURNS_MAX = 2
+const ATTEMPTS_MAX = 3
 const TOKEN = 'admin'
 
 let folder: string
@@ -49,12 +50,19 @@ afterAll(() => rm(folder, { recursive: true }))
 
 const next = seeded(11)
 /** Mostly prompt, so that experts get many rows at a time, and more prompts than the prefix cache remembers. */
-const asks: readonly Ask[] = Array.from({ length: 4 * CLIENTS }, (_, i) => ({
-  prompt: Array.from({ length: 100 + next(100) }, () => next(vocabulary)),
-  max_tokens: 6,
-  temperature: i % 2,
-  seed: i,
-}))
+const asksOf = (tokensMin: number, tokensMax: number): readonly Ask[] =>
+  Array.from({ length: 4 * CLIENTS }, (_, i) => ({
+    prompt: Array.from({ length: tokensMin + next(tokensMax - tokensMin) }, () => next(vocabulary)),
+    max_tokens: 6,
+    temperature: i % 2,
+    seed: i,
+  }))
+const asks = asksOf(100, 200)
+/**
+ * A worker's share is of rows, its time is of weights read as well: the slowest, which has the experts with the fewest rows, reads
+ * more of them for each row. With so many rows at a time that counts for little.
+ */
+const longAsks = asksOf(300, 600)
 
 /** Workers with so much of a core each, and memory for a quarter more experts than there are. */
 const start = async (cores: readonly number[], { replicas = 1, width = WIDTH } = {}): Promise<Fleet> => {
@@ -68,7 +76,7 @@ const start = async (cores: readonly number[], { replicas = 1, width = WIDTH } =
     workerFlags: ['--memory-mib', String(slots * expertMib(width)), ...cache],
     gatewayFlags: [
       ...['--precision', 'fp32', '--rebalance-interval-s', '0', '--redis', 'none', ...cache],
-      ...['--max-sequences', String(CLIENTS)],
+      ...['--max-sequences', String(CLIENTS), '--chunk', '2048', '--max-batch-tokens', '2048'],
       ...['--admin-token-file', join(folder, 'token')],
     ],
     onSpawn: (index, pid) => quotas[index]?.enter(pid),
@@ -90,7 +98,8 @@ const rebalance = async ({ url }: Fleet): Promise<{ loads: number }> => {
 
 type Phase = { driven: Driven; from: Rows; to: Rows }
 
-const run = async ({ url }: Fleet, expected: Parameters<typeof drive>[2], forMs = PHASE_MS) => {
+type Answers = Parameters<typeof drive>[2]
+const run = async ({ url }: Fleet, asks: readonly Ask[], expected: Answers, forMs = PHASE_MS) => {
   let from = await rowsOf(url)
   let to = from
   const driven = await drive(url, asks, expected, {
@@ -128,6 +137,16 @@ const toldOf = async ({ url }: Fleet): Promise<Record<string, number>> =>
     ]),
   )
 
+/** Measures times, and shares that follow from times, until they hold, a few times at most: the machine has stalls of its own. */
+const measure = async <T>(take: () => Promise<T>, holds: (found: T) => boolean): Promise<T> => {
+  for (let attempt = 1; ; attempt++) {
+    const found = await take()
+    if (holds(found) || attempt === ATTEMPTS_MAX) return found
+    console.info('measured once more, for it was', found)
+    await stop()
+  }
+}
+
 /** Throughput after over before one rebalance, the slowest request meanwhile over what it may take, and max ÷ mean load after it. */
 const levelled = async (): Promise<{ gain: number; slowness: number; uneven: number }> => {
   const at = await start([0.2, 0.2, 0.2, 0.2])
@@ -135,7 +154,7 @@ const levelled = async (): Promise<{ gain: number; slowness: number; uneven: num
   if (!limited)
     console.info('no CPU quotas can be set here: the load ratio is asserted, throughput is of the simulation')
   const expected = await answersOf(at.url, asks)
-  const before = await run(at, expected)
+  const before = await run(at, asks, expected)
   const { popularity, shares, rowsPerSecond } = between(before.from, before.to, at.addresses)
   const hottest = popularity.slice(0, 4).map(percent).join(', ')
   console.info(`popularity fits s = ${exponentOf(popularity).toFixed(2)}; the first experts get ${hottest}`)
@@ -164,7 +183,7 @@ const levelled = async (): Promise<{ gain: number; slowness: number; uneven: num
     `${meanwhile.length} requests during the move, slowest ${slowest.toFixed(0)} ms; before p99 ${quantile(usual, 0.99).toFixed(0)} ms, step ${stepMs.toFixed(0)} ms`,
   )
 
-  const after = await run(at, expected)
+  const after = await run(at, asks, expected)
   tell('after', after, at)
   const level = between(after.from, after.to, at.addresses)
   const told = await toldOf(at)
@@ -173,7 +192,7 @@ const levelled = async (): Promise<{ gain: number; slowness: number; uneven: num
 
   const loads: number[] = []
   for (let turn = 0; turn < 3; turn++) {
-    await run(at, expected, PHASE_MS / 4)
+    await run(at, asks, expected, PHASE_MS / 4)
     loads.push((await rebalance(at)).loads)
   }
   console.info(`further turns load ${loads.join(', ')} experts`)
@@ -186,15 +205,10 @@ const levelled = async (): Promise<{ gain: number; slowness: number; uneven: num
 }
 
 test('four equal workers under a load of Zipf’s law are level after one rebalance', async () => {
-  let { gain, slowness, uneven } = await levelled()
-  // The machine has stalls of its own: what is late, and nothing else, is run again.
-  if (gain < GAIN_MIN || slowness > 1 || uneven > UNEVEN_MAX) {
-    console.info(
-      `throughput × ${gain.toFixed(2)}, slowest request × ${slowness.toFixed(2)} of what it may take; once more`,
-    )
-    await stop()
-    ;({ gain, slowness, uneven } = await levelled())
-  }
+  const { gain, slowness, uneven } = await measure(
+    levelled,
+    ({ gain, slowness, uneven }) => gain >= GAIN_MIN && slowness <= 1 && uneven <= UNEVEN_MAX,
+  )
   expect(gain).toBeGreaterThanOrEqual(GAIN_MIN)
   expect(slowness).toBeLessThanOrEqual(1)
   expect(uneven).toBeLessThanOrEqual(UNEVEN_MAX)
@@ -207,19 +221,19 @@ const unfairness = async (speeds: readonly number[]): Promise<number> => {
   if (!limited) console.info('no CPU quotas can be set here: the workers are equal, and so are their shares')
   const total = speeds.reduce((sum, speed) => sum + speed)
   const due = speeds.map((speed) => (limited ? speed / total : 1 / speeds.length))
-  const expected = await answersOf(at.url, asks)
-  tell('before', await run(at, expected), at, speeds)
+  const expected = await answersOf(at.url, longAsks)
+  tell('before', await run(at, longAsks, expected), at, speeds)
   let unfair = Number.POSITIVE_INFINITY
   // What a worker can do shows while all are busy, which they are only once the load is about level.
   for (let turn = 1; turn <= TURNS_MAX && unfair > UNFAIR_MAX; turn++) {
-    await drive(at.url, asks, expected, {
+    await drive(at.url, longAsks, expected, {
       clients: CLIENTS,
       during: async () => {
         await delay(SETTLE_MS)
         console.info(await rebalance(at))
       },
     })
-    const after = await run(at, expected)
+    const after = await run(at, longAsks, expected)
     tell(`after turn ${turn}`, after, at, speeds)
     const { shares } = between(after.from, after.to, at.addresses)
     unfair = Math.max(...shares.map((share, i) => Math.abs(share / due[i] - 1)))
@@ -230,12 +244,10 @@ const unfairness = async (speeds: readonly number[]): Promise<number> => {
 
 test('unequal workers each get their share', async () => {
   const speeds = [0.15, 0.3, 0.6]
-  let unfair = await unfairness(speeds)
-  // Shares follow from times that were measured, and from which copies lie where: as what is late, they are measured once more.
-  if (unfair > UNFAIR_MAX) {
-    await stop()
-    unfair = await unfairness(speeds)
-  }
+  const unfair = await measure(
+    () => unfairness(speeds),
+    (found) => found <= UNFAIR_MAX,
+  )
   expect(unfair).toBeLessThanOrEqual(UNFAIR_MAX)
 })
 
