@@ -11,17 +11,8 @@ import { type Model, modelHash, openModel } from '../../shared/model/open.ts'
 import { expertParts, gatewayParts } from '../../shared/model/part.ts'
 import { probe } from '../../shared/model/probe.ts'
 import { built, packageRoot } from '../../shared/root.ts'
-import {
-  addHealth,
-  addReflection,
-  closeServer,
-  createServer,
-  INFERENCE_SERVICE,
-  listen,
-  loadProto,
-  MEMBERSHIP_SERVICE,
-  serviceOf,
-} from '../../shared/rpc.ts'
+import { INFERENCE_SERVICE, loadProto, MEMBERSHIP_SERVICE, serviceOf } from '../../shared/rpc.ts'
+import { addHealth, addReflection, closeServer, createServer, listen } from '../../shared/server.ts'
 import { type AdminPages, adminPath } from './accept/admin.ts'
 import { openDriver } from './accept/batches/driver.ts'
 import { openChat } from './accept/chat.ts'

@@ -6,16 +6,8 @@ import { onParentLost } from '../../shared/lifeline.ts'
 import { coresQuota } from '../../shared/machine.ts'
 import { probe } from '../../shared/model/probe.ts'
 import { expertRate } from '../../shared/model/rate.ts'
-import {
-  addHealth,
-  addReflection,
-  closeServer,
-  createServer,
-  EXPERT_SERVICE,
-  expertService,
-  listen,
-  loadProto,
-} from '../../shared/rpc.ts'
+import { EXPERT_SERVICE, expertService, loadProto } from '../../shared/rpc.ts'
+import { addHealth, addReflection, closeServer, createServer, listen } from '../../shared/server.ts'
 import { parseWorkerConfig, type WorkerConfig } from './config.ts'
 import { createForward } from './forward.ts'
 import { Hold } from './hold.ts'

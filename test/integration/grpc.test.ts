@@ -6,7 +6,8 @@ import { Code } from '../../shared/errors.ts'
 import type { GenerateRequest } from '../../shared/gen/expertmesh/v1/GenerateRequest.ts'
 import type { GenerateResponse__Output } from '../../shared/gen/expertmesh/v1/GenerateResponse.ts'
 import type { ProtoGrpcType } from '../../shared/gen/inference.ts'
-import { createServer, INFERENCE_SERVICE, listen, loadProto, serviceOf } from '../../shared/rpc.ts'
+import { INFERENCE_SERVICE, loadProto, serviceOf } from '../../shared/rpc.ts'
+import { createServer, listen } from '../../shared/server.ts'
 import { inProcess, openReader, partsOf, type Reader } from '../support/api.ts'
 
 let reader: Reader

@@ -10,7 +10,8 @@ import { Code } from '../../shared/errors.ts'
 import { checksum, decodeRequest, encodeResponse } from '../../shared/frame.ts'
 import { NO_ROWS, roomLike } from '../../shared/model/rows.ts'
 import { built } from '../../shared/root.ts'
-import { closeServer, createServer, expertService, listen, loadProto } from '../../shared/rpc.ts'
+import { expertService, loadProto } from '../../shared/rpc.ts'
+import { closeServer, createServer, listen } from '../../shared/server.ts'
 
 const MAX_MESSAGE_BYTES = 2 ** 26
 const HIDDEN = 1024

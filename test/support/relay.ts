@@ -12,15 +12,8 @@ import {
 } from '@grpc/grpc-js'
 import { checksum, decodeRequest, decodeResponse, encodeResponse, type ForwardResponse } from '../../shared/frame.ts'
 import type { TokenRows } from '../../shared/model/rows.ts'
-import {
-  channelOptions,
-  closeServer,
-  createServer,
-  EXPERT_SERVICE,
-  expertService,
-  listen,
-  loadProto,
-} from '../../shared/rpc.ts'
+import { channelOptions, EXPERT_SERVICE, expertService, loadProto } from '../../shared/rpc.ts'
+import { closeServer, createServer, listen } from '../../shared/server.ts'
 import { bytesOf } from '../../shared/wire.ts'
 
 const MESSAGE_BYTES_MAX = 1 << 27

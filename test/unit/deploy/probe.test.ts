@@ -5,7 +5,8 @@ import { type AddressInfo, createServer as createTcp } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { packageRoot } from '../../../shared/root.ts'
-import { addHealth, closeServer, createServer, EXPERT_SERVICE, listen } from '../../../shared/rpc.ts'
+import { EXPERT_SERVICE } from '../../../shared/rpc.ts'
+import { addHealth, closeServer, createServer, listen } from '../../../shared/server.ts'
 
 const probe = (...args: string[]): Promise<{ code: number; said: string }> =>
   new Promise((resolve) => {
