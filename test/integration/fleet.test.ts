@@ -4,11 +4,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
 import { expertsOf } from '../../services/gateway/placement/locate.ts'
-import { controlWorker } from '../../services/gateway/placement/workers.ts'
 import { packageRoot } from '../../shared/root.ts'
 import { demo } from '../support/cluster.ts'
 import { complete } from '../support/complete.ts'
 import { golden } from '../support/goldens.ts'
+import { holdingsOf } from '../support/holdings.ts'
 import { describeRedis, startRedis } from '../support/redis.ts'
 import { type ServiceProcess, startGateway, startWorker } from '../support/service.ts'
 
@@ -41,15 +41,8 @@ const gateway = (workers: readonly ServiceProcess[], flags: string[] = []): Prom
 }
 
 /** How many experts a worker holds, of all models. */
-const heldBy = async ({ address }: { address: string }): Promise<number> => {
-  const control = controlWorker({ address, token: null })
-  try {
-    const { models } = await control.holdings()
-    return [...models.values()].flatMap(expertsOf).length
-  } finally {
-    control.close()
-  }
-}
+const heldBy = async (worker: { address: string }): Promise<number> =>
+  [...(await holdingsOf(worker)).models.values()].flatMap(expertsOf).length
 const readiness = async ({ address }: ServiceProcess): Promise<{ status: number; missing: unknown[] }> => {
   const response = await fetch(`${address}/readyz`)
   return { status: response.status, missing: ((await response.json()) as { missing: unknown[] }).missing }

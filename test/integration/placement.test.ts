@@ -3,11 +3,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { expertsOf } from '../../services/gateway/placement/locate.ts'
-import { controlWorker } from '../../services/gateway/placement/workers.ts'
+import type { Holdings } from '../../services/gateway/placement/workers.ts'
 import { PRECISIONS, type Precision } from '../../shared/model/config.ts'
 import { modelHash, openModel } from '../../shared/model/open.ts'
 import { complete } from '../support/complete.ts'
 import { golden } from '../support/goldens.ts'
+import { holdingsOf } from '../support/holdings.ts'
 import { seeded } from '../support/random.ts'
 import { type ServiceProcess, startGateway, startWorker } from '../support/service.ts'
 
@@ -53,18 +54,10 @@ const bitsOf = async (url: string): Promise<Answer[]> => {
   return alone
 }
 
-/** Experts of a model that each worker holds. */
-const heldBy = (workers: readonly ServiceProcess[], hash: string): Promise<number[]> =>
-  Promise.all(
-    workers.map(async ({ address }) => {
-      const control = controlWorker({ address, token: null })
-      try {
-        return expertsOf((await control.holdings()).models.get(hash) ?? []).length
-      } finally {
-        control.close()
-      }
-    }),
-  )
+const hashOf = async (name: string, precision: Precision): Promise<string> => {
+  const model = await openModel(golden(name).dir)
+  return modelHash(model, precision, cache).finally(() => model.close())
+}
 
 /** Who ran experts, read from /metrics. */
 const runnersOf = async (url: string): Promise<string[]> => {
@@ -73,8 +66,8 @@ const runnersOf = async (url: string): Promise<string[]> => {
   return [...new Set([...metrics.matchAll(line)].map(([, worker]) => worker))].sort()
 }
 
-/** held: by worker, before any of them was asked for an answer: one that is late then has others hold what it holds. */
-type Run = { bits: Answer[]; held: number[] }
+/** holdings: by worker, before any of them was asked for an answer: one that is late then has others hold what it holds. */
+type Run = { bits: Answer[]; holdings: Holdings[] }
 
 const run = async (name: string, precision: Precision, workers: readonly ServiceProcess[]): Promise<Run> => {
   const addresses = workers.map(({ address }) => address)
@@ -83,14 +76,12 @@ const run = async (name: string, precision: Precision, workers: readonly Service
   const shared = ['--cache', cache, '--threads', '1']
   const gateway = await startGateway(['--model', golden(name).dir, '--precision', precision, ...shared, ...used])
   try {
-    const model = await openModel(golden(name).dir)
-    const held = await heldBy(workers, await modelHash(model, precision, cache))
-    await model.close()
+    const holdings = await Promise.all(workers.map(holdingsOf))
     const bits = await bitsOf(gateway.address)
     // The engine reports now and then.
     const expected = workers.length > 0 ? addresses : ['gateway']
     await expect.poll(() => runnersOf(gateway.address), { timeout: 5_000 }).toEqual([...expected].sort())
-    return { bits, held }
+    return { bits, holdings }
   } finally {
     expect(await gateway.stop()).toBe(0)
   }
@@ -103,7 +94,9 @@ describe.each(names)('%s', (name) => {
     const [expected, ...others] = runs.map(({ bits }) => bits)
     expect(new Set(expected.map(({ digest }) => digest)).size).toBe(2)
     for (const bits of others) expect(bits).toEqual(expected)
-    const [few, many] = runs[runs.length - 1].held
+    const hash = await hashOf(name, precision)
+    const { holdings } = runs[runs.length - 1]
+    const [few, many] = holdings.map(({ models }) => expertsOf(models.get(hash) ?? []).length)
     expect(few).toBeGreaterThan(0)
     expect(many).toBeGreaterThan(2 * few)
   })

@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
-import { controlWorker, type Holdings } from '../../services/gateway/placement/workers.ts'
+import { holdingsOf } from '../support/holdings.ts'
 import { metric, metricsOf } from '../support/load.ts'
 import { seeded } from '../support/random.ts'
 import { describeRedis, startRedis } from '../support/redis.ts'
@@ -69,12 +69,7 @@ const turn = async (at: ServiceProcess): Promise<void> => {
 
 /** [layer][expert] → workers, by index. */
 const holdersOf = async (workers: readonly ServiceProcess[]): Promise<number[][][]> => {
-  const all = await Promise.all(
-    workers.map(async ({ address }): Promise<Holdings> => {
-      const control = controlWorker({ address, token: null })
-      return control.holdings().finally(() => control.close())
-    }),
-  )
+  const all = await Promise.all(workers.map(holdingsOf))
   const holders: number[][][] = []
   for (const [worker, { models }] of all.entries())
     for (const { layer, experts } of [...models.values()].flat())
